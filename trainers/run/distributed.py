@@ -1,0 +1,56 @@
+"""The ranks of a run: who we are, on which device, and sums over all of us."""
+
+import logging
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainers.config import RuntimeConfig
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values` added up over all ranks, on every rank.  A collective."""
+        total = values.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total
+
+
+def join(config: RuntimeConfig) -> World:
+    """Enter the process group that the launcher's environment describes; every wait is bounded."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        torch.set_num_threads(_threads(config))
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", timeout=timedelta(seconds=config.timeout_seconds)
+    )
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+def leave() -> None:
+    """Leave the process group at the end of a run that went well."""
+    dist.destroy_process_group()
+
+
+def _threads(config: RuntimeConfig) -> int:
+    if config.threads:
+        return config.threads
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // local_ranks)

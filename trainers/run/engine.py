@@ -1,0 +1,67 @@
+"""The DeepSpeed engine: its configuration, written in full from ours, and its construction."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainers.config import Config
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration; nothing that matters is left to its defaults, which change."""
+    zero: dict[str, Any] = {
+        "stage": config.zero.stage,
+        "round_robin_gradients": config.zero.round_robin_gradients,
+    }
+    if config.zero.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    settings: dict[str, Any] = {
+        "train_batch_size": config.batch.global_size,
+        "train_micro_batch_size_per_gpu": config.batch.micro_size,
+        "gradient_accumulation_steps": num_micro_batches(config, world_size),
+        "gradient_clipping": config.train.gradient_clipping,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+    if config.runtime.dtype == "bfloat16":
+        settings["bf16"] = {"enabled": True}
+        # Thousands of micro batches added up in bfloat16 would lose what the later ones add.
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        settings["communication_data_type"] = "fp32"
+    return _merge(settings, config.deepspeed)
+
+
+def num_micro_batches(config: Config, world_size: int) -> int:
+    """Micro batches of one rank in one step; the configuration guarantees that it is whole."""
+    return config.batch.global_size // (config.batch.micro_size * world_size)
+
+
+def build_engine(
+    config: Config, module: nn.Module, optimizer: torch.optim.Optimizer, world_size: int
+) -> Any:
+    """`module` and `optimizer` inside DeepSpeed.  Every rank must call it."""
+    import deepspeed  # after the ranks have joined: it looks for devices when it is imported
+
+    engine, *_ = deepspeed.initialize(
+        model=module.to(_DTYPES[config.runtime.dtype]),
+        optimizer=optimizer,
+        config=deepspeed_config(config, world_size),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def _merge(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """`extra` on top of `ours`, section by section; which keys may be there is checked before."""
+    merged = dict(ours)
+    for key, value in extra.items():
+        below = merged.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = _merge(below, value) if both else value
+    return merged

@@ -1,0 +1,169 @@
+"""The training loop: fetch the global batch, accumulate, step, log, evaluate, save."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from came import CAME, bind
+from came.state import after_load, entries
+from trainers import report
+from trainers.build import Data, build_data, build_module, build_optimizer
+from trainers.config import Config
+from trainers.data.random_access import Purpose, hash64
+from trainers.errors import NonFiniteError
+from trainers.run import checkpoint
+from trainers.run.distributed import World, join, leave
+from trainers.run.engine import build_engine, num_micro_batches
+from trainers.run.evaluate import Evaluator, to_device
+from trainers.run.folder import RunFolder
+from trainers.run.identity import identity, setting
+from trainers.run.metrics import Metrics
+from trainers.schedules import learning_rate
+
+
+def run(config: Config) -> None:
+    """Train from the newest checkpoint of the run folder to the last step, on this rank.
+
+    Raises:
+        RunError: whatever ends the run, with an exit code of its own.
+    """
+    data = build_data(config)
+    world = join(config.runtime)
+    with RunFolder.open(config.run.dir, world.rank) as folder:
+        folder.describe(config, device=_device_name(world), world_size=world.world_size)
+        module = build_module(config, data)
+        optimizer = build_optimizer(config.optimizer, module)
+        engine = build_engine(config, module, optimizer, world.world_size)
+        if isinstance(optimizer, CAME):
+            ledger = bind(engine)
+            folder.write("ledger.json", json.dumps(ledger.as_dict(), indent=1) + "\n")
+        saver = Saver(config, data, folder, world)
+        start = saver.resume(engine)
+        if start >= config.train.steps:
+            if world.rank == 0:
+                print(f"already complete: {start} steps in {folder.path}")
+        else:
+            with Metrics(folder.path, config, world.rank, resume_step=start) as metrics:
+                train(config, data, engine, world, saver, metrics, start)
+            if world.rank == 0:
+                print(f"report: {report.write_report(folder.path)}")
+    leave()
+
+
+def train(
+    config: Config,
+    data: Data,
+    engine: Any,
+    world: World,
+    saver: "Saver",
+    metrics: Metrics,
+    start: int,
+) -> None:
+    """Steps `start + 1` to `train.steps`, with evaluations, checkpoints and metrics on the way."""
+    steps, size = config.train.steps, config.batch.global_size
+    num_micro = num_micro_batches(config, world.world_size)
+    evaluate = Evaluator(data.heldout, config.eval.samples, config.batch.micro_size, world)
+    engine.train()
+    logged_step, logged_time = start, time.perf_counter()
+    for step in range(start + 1, steps + 1):
+        positions = np.arange((step - 1) * size, step * size)
+        num_masked = data.train.num_masked(positions)
+        rate = learning_rate(config.schedule, step, steps, config.optimizer.lr)
+        for group in engine.basic_optimizer.param_groups:
+            group["lr"] = rate
+        _seed(config.run.seed, step, world.rank)
+
+        loss = torch.zeros((), device=world.device)
+        for rows in micro_batches(positions, config.batch.micro_size, world, num_micro):
+            sums = engine(to_device(data.train.batch(rows), world))
+            share = sums.mlm_loss / num_masked + sums.nsp_loss / size
+            # DeepSpeed averages over micro batches and ranks; our shares are to be added.
+            engine.backward(share * (num_micro * world.world_size))
+            engine.step()
+            loss += share.detach()
+
+        values: dict[str, Any] = {"step": step}
+        if step % config.train.log_every == 0 or step in (start + 1, steps):
+            seconds = (time.perf_counter() - logged_time) / (step - logged_step)
+            logged_step, logged_time = step, time.perf_counter()
+            values |= {
+                "samples": step * size,
+                "tokens": step * size * config.objective.sequence_length,
+                "train/loss": _finite(world.sum(loss).item(), step, positions),
+                "train/lr": rate,
+                "train/seconds": seconds,
+                "train/tokens_per_second": size * config.objective.sequence_length / seconds,
+            }
+        if step == steps or (config.eval.every and step % config.eval.every == 0):
+            values |= evaluate(engine)
+        if len(values) > 1:
+            metrics.log(values)
+        if step == steps or (config.checkpoint.every and step % config.checkpoint.every == 0):
+            saver.save(engine, step)
+
+
+def micro_batches(
+    positions: NDArray[np.int64], micro_size: int, world: World, num_micro: int
+) -> Iterator[NDArray[np.int64]]:
+    """This rank's rows of the global batch, a micro batch at a time."""
+    for micro in range(num_micro):
+        first = (micro * world.world_size + world.rank) * micro_size
+        yield positions[first : first + micro_size]
+
+
+class Saver:
+    """Checkpoints of one run: what they are called, and what they must agree on."""
+
+    def __init__(self, config: Config, data: Data, folder: RunFolder, world: World) -> None:
+        self._folder, self._keep = folder.checkpoints, config.checkpoint.keep
+        self._identity = identity(
+            config, data=data.fingerprint, tokenizer=data.tokenizer_fingerprint
+        )
+        self._setting = setting(config, world_size=world.world_size)
+
+    def resume(self, engine: Any) -> int:
+        """Load the newest good checkpoint; returns its step, 0 if there is none."""
+        loaded = checkpoint.load_latest(
+            self._folder, entries(engine), identity=self._identity, setting=self._setting
+        )
+        if loaded is None:
+            return 0
+        after_load(engine)
+        return loaded.step
+
+    def save(self, engine: Any, step: int) -> None:
+        """Commit the state after `step`."""
+        checkpoint.save(
+            self._folder,
+            step,
+            entries(engine),
+            identity=self._identity,
+            setting=self._setting,
+            extra={},
+            keep=self._keep,
+        )
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    # Dropout is a function of (seed, step, rank): a resumed run needs no saved random state.
+    torch.manual_seed(int(hash64(Purpose.DROPOUT, seed, step, rank)[0]) >> 1)
+
+
+def _finite(loss: float, step: int, positions: NDArray[np.int64]) -> float:
+    if not np.isfinite(loss):
+        raise NonFiniteError(
+            f"the loss is {loss} at step {step}, samples {positions[0]} to {positions[-1]}: "
+            "lower optimizer.lr or warm up longer; the last checkpoint is untouched"
+        )
+    return loss
+
+
+def _device_name(world: World) -> str:
+    if world.device.type == "cuda":
+        return torch.cuda.get_device_name(world.device)
+    return f"CPU, {torch.get_num_threads()} threads per rank"
