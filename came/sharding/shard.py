@@ -46,13 +46,16 @@ def _refuse_foreign(param: Tensor) -> None:
 def plain_shards(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> list[Shard]:
     """The shards of an optimizer that updates the model's own parameters: each is whole.
 
+    A frozen parameter has none, as under DeepSpeed.
+
+
     Raises:
         RuntimeError: a parameter is a flat or distributed tensor.
     """
     shards = []
     for index, group in enumerate(optimizer.param_groups):
         for param in group["params"]:
-            if param in names:
+            if param in names and (param.requires_grad or param.grad is not None):
                 _refuse_foreign(param)
                 layout = whole(Param(names[param], tuple(param.shape)))
                 shards.append(Shard(param, layout, None, (param,), index))

@@ -84,6 +84,24 @@ def check_cases(names: Iterable[str]) -> None:
             raise AssertionError(f"{name}, {dist.get_world_size()} ranks: {error}") from error
 
 
+def check_ddp() -> None:
+    """DistributedDataParallel leaves parameters whole: nothing is to be found."""
+    model = nn.parallel.DistributedDataParallel(Toy(), find_unused_parameters=True)
+    optimizer = CAME(param_groups(model.module), lr=LR)
+    for step in range(STEPS):
+        optimizer.zero_grad(set_to_none=False)
+        model(micro_grads(step, dist.get_rank(), 0)).backward()
+        # DeepSpeed gives unused parameters a gradient of zero; so does the oracle
+        model.module.unused.weight.grad = torch.zeros(SHAPES["unused"])
+        optimizer.step()
+    found = {
+        name: {"param": (weight := getattr(model.module, name).weight).detach()}
+        | optimizer.state[weight]
+        for name in SHAPES
+    }
+    compare(found | {"frozen": {"param": torch.ones(1)}}, published(Case({}, num_micro=1)))
+
+
 def check_case(case: Case) -> None:
     import deepspeed
 

@@ -1,0 +1,200 @@
+"""What CAME promises to scripts that are not ours, on DeepSpeed engines.  Runs on several ranks."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import came
+from came import CAME, bind
+from came.state import after_load, entries, gather, scatter
+from tests.came.deepspeed_cases import BF16, FP32_GRADS, LR, Case, deepspeed_config, param_groups
+from tests.came.toy import Toy, micro_grads
+
+
+def make_engine(case: Case, optimizer: str = "came") -> Any:
+    import deepspeed
+
+    model = Toy().to(case.dtype)
+    groups = param_groups(model)
+    chosen = CAME(groups, lr=LR) if optimizer == "came" else torch.optim.AdamW(groups, lr=LR)
+    return deepspeed.initialize(model=model, optimizer=chosen, config=deepspeed_config(case))[0]
+
+
+def train(engine: Any, case: Case, steps: range) -> None:
+    for step in steps:
+        for micro in range(case.num_micro):
+            engine.backward(engine(micro_grads(step, dist.get_rank(), micro)))
+            engine.step()
+
+
+def snapshot(engine: Any) -> dict[str, Tensor]:
+    return {f"{entry.key}/{entry.name}": gather(entry) for entry in entries(engine)}
+
+
+def restore(engine: Any, state: dict[str, Tensor]) -> None:
+    for entry in entries(engine):
+        scatter(entry, state[f"{entry.key}/{entry.name}"])
+    after_load(engine)
+
+
+def check_all() -> None:
+    check_two_sums_per_step()
+    check_register()
+    check_changed_weights_are_refused()
+    check_matrices_that_nobody_factors_are_refused()
+    check_deepspeed_checkpoints()
+    check_constructor_takes_no_step()
+
+
+def check_two_sums_per_step() -> None:
+    """However many matrices, two all-reduces per `step()`: one step per group at stage 1."""
+    for zero, calls in (({"stage": 1}, 2), ({"stage": 3}, 2)):
+        case = Case(zero, num_micro=1)
+        engine = make_engine(case)
+        train(engine, case, range(1))
+        with (
+            mock.patch("came.reduce.dist.all_reduce", wraps=dist.all_reduce) as sums,
+            mock.patch.object(
+                engine.basic_optimizer, "step", wraps=engine.basic_optimizer.step
+            ) as step,
+        ):
+            engine.backward(engine(micro_grads(1, 0, 0)))
+            sums.reset_mock()
+            engine.step()
+        ours = [call for call in sums.call_args_list if call.kwargs.keys() == {"group"}]
+        assert step.call_count == calls, step.call_count
+        assert len(ours) == 2 * step.call_count, (len(ours), step.call_count)
+
+
+def check_register() -> None:
+    import deepspeed
+
+    came.register()
+    config = deepspeed_config(Case({"stage": 2}, num_micro=1))
+    config["optimizer"] = {"type": "CAME", "params": {"lr": LR, "weight_decay": 0.01}}
+    model = Toy()
+    trained = [param for param in model.parameters() if param.requires_grad]
+    engine = deepspeed.initialize(model=model, model_parameters=trained, config=config)[0]
+    assert isinstance(engine.basic_optimizer, CAME)
+    train(engine, Case({}, num_micro=1), range(2))
+    ledger = bind(engine)
+    assert ledger.world_size == dist.get_world_size()
+    assert {row.name for row in ledger.rows if row.rule == "factored"} == {
+        f"{name}.weight" for name in ("embed", "wide", "conv", "row", "column", "tall", "unused")
+    }
+
+
+def check_changed_weights_are_refused() -> None:
+    """A slice that is not where the layout says is an error on every rank, not on one."""
+    engine = make_engine(Case({"stage": 1}, num_micro=1))
+    if dist.get_rank() == 0:
+        with torch.no_grad():
+            engine.module.wide.weight.add_(1)
+    with raises(RuntimeError) as words:
+        bind(engine)
+    assert "DeepSpeedZeroOptimizer" in words.getvalue()
+    assert ("wide" if dist.get_rank() == 0 else "another rank") in words.getvalue()
+
+
+def check_matrices_that_nobody_factors_are_refused() -> None:
+    import deepspeed
+
+    model = Toy()
+    optimizer = CAME([model.bias.weight, model.norm.weight])
+    config = deepspeed_config(Case({"stage": 1}, num_micro=1))
+    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    with raises(RuntimeError) as words:
+        bind(engine)
+    assert "factor none" in words.getvalue()
+
+
+def check_constructor_takes_no_step() -> None:
+    """ZeRO 0 in half precision calls `step()` with zero gradients while it is being built."""
+    engine = make_engine(Case({"stage": 0}, torch.bfloat16, num_micro=1, extra=BF16))
+    bind(engine)
+    state = snapshot(engine)
+    assert state["step/wide.weight"] == 0
+    assert torch.equal(state["param/wide.weight"], Toy().wide.weight)
+
+
+def check_deepspeed_checkpoints() -> None:
+    """DeepSpeed's own checkpoints, same world and stage: the resumed run goes on bit for bit."""
+    for case in (
+        Case({"stage": 1}, num_micro=1),
+        Case({"stage": 2}, num_micro=1),
+        Case({"stage": 3}, num_micro=1),
+        Case({"stage": 1}, torch.bfloat16, num_micro=1, extra=BF16 | FP32_GRADS),
+    ):
+        engine = make_engine(case)
+        train(engine, case, range(3))
+        with shared_folder() as folder:
+            engine.save_checkpoint(folder, tag="saved")
+            train(engine, case, range(3, 6))
+            resumed = make_engine(case)
+            resumed.load_checkpoint(folder, tag="saved")
+            train(resumed, case, range(3, 6))
+        assert_equal(snapshot(resumed), snapshot(engine))
+
+
+def check_state_moves() -> None:
+    """Gathered under one sharding and scattered under another, state is the same bit for bit."""
+    for optimizer in ("came", "adamw"):
+        first = Case({"stage": 1}, num_micro=1)
+        engine = make_engine(first, optimizer)
+        train(engine, first, range(3))
+        state = snapshot(engine)
+        assert state["exp_avg/tall.weight"].shape == (33, 10)
+        train(engine, first, range(3, 6))
+        end = snapshot(engine)
+        for case in (
+            first,
+            Case({"stage": 0}, num_micro=1),
+            Case({"stage": 3}, num_micro=1),
+            Case({"stage": 3, "stage3_param_persistence_threshold": 0}, num_micro=1),
+            Case({"stage": 2, "round_robin_gradients": True}, num_micro=1),
+            Case({"stage": 2, "offload_optimizer": {"device": "cpu"}}, num_micro=1),
+        ):
+            other = make_engine(case, optimizer)
+            restore(other, state)
+            assert_equal(snapshot(other), state)
+            train(other, case, range(3, 6))
+            if case is first:
+                assert_equal(snapshot(other), end)
+                continue
+            for name, value in snapshot(other).items():
+                error = (value - end[name]).norm()
+                assert error <= 1e-5 * end[name].norm(), (case, name, error)
+
+
+def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value), name
+
+
+@contextlib.contextmanager
+def raises(kind: type[Exception]) -> Iterator[io.StringIO]:
+    words = io.StringIO()
+    try:
+        yield words
+    except kind as error:
+        words.write(str(error))
+    else:
+        raise AssertionError(f"no {kind.__name__}")
+
+
+@contextlib.contextmanager
+def shared_folder() -> Iterator[str]:
+    """One temporary folder for all ranks."""
+    with tempfile.TemporaryDirectory() as own:
+        chosen = [own]
+        dist.broadcast_object_list(chosen)
+        yield chosen[0]
+        dist.barrier()
