@@ -9,6 +9,7 @@ from torch import Tensor
 
 from came.reduce import drive
 from came.rules import came as rule
+from came.rules.factored import allocate, tasks
 from came.sharding import deepspeed
 from came.sharding.shard import Shard, plain_shards
 
@@ -72,7 +73,9 @@ class CAME(torch.optim.Optimizer):
         self.original_names.update(zip(group["params"], names, strict=True))
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Update the parameters that have a gradient.
 
         Sums two small buffers over the group that shards the parameters, however many there are.
@@ -114,7 +117,7 @@ class CAME(torch.optim.Optimizer):
             if not param.is_contiguous():
                 write_back.append((param, param.contiguous()))
                 param = write_back[-1][1]
-            todo += rule.tasks(shard.layout, param, grad.contiguous(), state, group)
+            todo += tasks(shard.layout, param, grad.contiguous(), state, group)
         like = pairs[0][0].tensor.new_empty(0, dtype=dtype)
         drive(rule.step(todo, like), pairs[0][0].group)
         for param, updated in write_back:
@@ -143,11 +146,11 @@ class CAME(torch.optim.Optimizer):
 
     def state_of(self, shard: Shard) -> dict[str, Tensor]:
         """The state of a shard, allocated where it does not exist yet."""
-        state = self.state[shard.tensor]
+        state: dict[str, Any] = self.state[shard.tensor]
         if not isinstance(state.get("step"), Tensor):
             # New, or loaded from came-pytorch, which counts in an int and has no clip factor.
             steps = state.pop("step", 0)
-            for key, value in rule.allocate(shard.tensor, shard.layout).items():
+            for key, value in allocate(shard.tensor, shard.layout).items():
                 state.setdefault(key, value)
             state["step"].fill_(steps)
         return state

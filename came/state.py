@@ -17,7 +17,7 @@ from torch import Tensor
 
 from came.optimizer import CAME
 from came.reduce import sum_over
-from came.rules.came import FACTORS, factor_views, vector_views
+from came.rules.factored import FACTORS, factor_shapes, factor_views, vector_views
 from came.sharding.deepspeed import original_shape, source_slice
 from came.sharding.discover import discover, parameter_names
 from came.sharding.shard import Shard
@@ -129,20 +129,20 @@ def _shard_entries(optimizer: torch.optim.Optimizer, shard: Shard) -> Iterator[E
             continue
         if param.factored:
             views = factors[index]
-            shapes = {"row": param.shape[:-1], "col": param.shape[:-2] + param.shape[-1:]}
+            shapes = factor_shapes(param.shape)
             for key in FACTORS:
                 view = getattr(views, key.removeprefix("exp_avg_"))
                 yield _replicated(param.name, key, view, shapes[key[-3:]])
             yield _replicated(param.name, "clip_factor", views.clip, ())
         else:
-            pieces = [Piece(p.start, view) for p, view in vectors if p.param == index]
-            yield _sharded("exp_avg_sq", state["exp_avg_sq"].dtype, pieces, like)
+            second = [Piece(p.start, view) for p, view in vectors if p.param == index]
+            yield _sharded("exp_avg_sq", state["exp_avg"].dtype, second, like)
 
 
 def _state(optimizer: torch.optim.Optimizer, shard: Shard) -> dict[str, Tensor]:
     if isinstance(optimizer, CAME):
         return optimizer.state_of(shard)
-    state = optimizer.state[shard.tensor]
+    state: dict[str, Tensor] = optimizer.state[shard.tensor]
     if not state and isinstance(optimizer, torch.optim.AdamW):
         on_device = optimizer.defaults["fused"] or optimizer.defaults["capturable"]
         state["step"] = torch.zeros((), device=shard.tensor.device if on_device else None)

@@ -17,172 +17,13 @@ expansion would cancel: in fp32 a gradient of 1 + 1e-4 noise then gives negative
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from came.kernels import eager
-from came.layout import Fragment, Param, ShardLayout, boxes
-
-FACTORS = ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_res_row", "exp_avg_res_col")
-
-
-@dataclass
-class Block:
-    """One box of a matrix: three views of shape `(b, n, m)` and where it lies in the factors."""
-
-    grad: Tensor
-    exp_avg: Tensor
-    param: Tensor
-    rows: tuple[slice, slice]
-    cols: tuple[slice, slice]
-
-
-@dataclass
-class MatrixTask:
-    """One factored parameter in one step: its factors and the blocks of it on this rank."""
-
-    param: Param
-    options: dict[str, Any]
-    sq_row: Tensor  # (batch, rows)
-    sq_col: Tensor  # (batch, cols)
-    res_row: Tensor
-    res_col: Tensor
-    clip: Tensor  # (), the clip factor of the last step
-    blocks: list[Block]
-
-
-@dataclass
-class VectorTask:
-    """One unfactored parameter in one step: `(grad, exp_avg, exp_avg_sq, param)` of each piece."""
-
-    param: Param
-    options: dict[str, Any]
-    pieces: list[tuple[Tensor, Tensor, Tensor, Tensor]]
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Half precision is computed, and its statistics kept, in float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def allocate(tensor: Tensor, layout: ShardLayout) -> dict[str, Tensor]:
-    """Zero state for one tensor of the optimizer.
-
-    A whole parameter has the keys and shapes of `came-pytorch`.  A flat slice has `exp_avg` of its
-    own shape, `exp_avg_sq` for the pieces of vectors in it, and the factors of all matrices of the
-    buffer, one behind the other; `clip_factor` has one number for each matrix.
-    """
-    like = {"dtype": compute_dtype(tensor.dtype), "device": tensor.device}
-    factored = [param for param in layout.params if param.factored]
-    vector_numel = sum(
-        piece.numel for piece in layout.fragments if not layout.params[piece.param].factored
-    )
-    state = {
-        "step": torch.zeros((), dtype=torch.float32),
-        "exp_avg": torch.zeros(tensor.shape, **like),
-    }
-    if factored:
-        shapes: dict[str, Sequence[int]] = {
-            "row": [sum(param.numel // param.shape[-1] for param in factored)],
-            "col": [sum(param.numel // param.shape[-2] for param in factored)],
-        }
-        if layout.whole:
-            shape = factored[0].shape
-            shapes = {"row": shape[:-1], "col": shape[:-2] + shape[-1:]}
-        for key in FACTORS:
-            state[key] = torch.zeros(*shapes[key[-3:]], **like)
-        state["clip_factor"] = torch.zeros([] if layout.whole else len(factored), **like)
-    if vector_numel or not factored:
-        shape = tensor.shape if layout.whole else (vector_numel,)
-        state["exp_avg_sq"] = torch.zeros(shape, **like)
-    return state
-
-
-@dataclass
-class FactorViews:
-    """The factors of one parameter inside the state of its tensor."""
-
-    sq_row: Tensor
-    sq_col: Tensor
-    res_row: Tensor
-    res_col: Tensor
-    clip: Tensor
-
-
-def factor_views(layout: ShardLayout, state: dict[str, Tensor]) -> dict[int, FactorViews]:
-    """Views of the factors, `(batch, rows)` and `(batch, cols)`, of each factored parameter."""
-    views = {}
-    row_at = col_at = 0
-    for index, param in enumerate(layout.params):
-        if not param.factored:
-            continue
-        batch, rows, cols = param.matrices
-        taken = []
-        for key in FACTORS:
-            at, length = (row_at, rows) if key.endswith("row") else (col_at, cols)
-            taken.append(state[key].view(-1)[at : at + batch * length].view(batch, length))
-        clip = state["clip_factor"].view(-1)[len(views)]
-        views[index] = FactorViews(*taken, clip=clip)
-        row_at, col_at = row_at + batch * rows, col_at + batch * cols
-    return views
-
-
-def vector_views(layout: ShardLayout, state: dict[str, Tensor]) -> list[tuple[Fragment, Tensor]]:
-    """This rank's pieces of vectors with their second moments."""
-    views, at = [], 0
-    for piece in layout.fragments:
-        if not layout.params[piece.param].factored:
-            views.append((piece, state["exp_avg_sq"].view(-1)[at : at + piece.numel]))
-            at += piece.numel
-    return views
-
-
-def tasks(
-    layout: ShardLayout,
-    tensor: Tensor,
-    grad: Tensor,
-    state: dict[str, Tensor],
-    options: dict[str, Any],
-) -> list[MatrixTask | VectorTask]:
-    """What a step has to do for one contiguous tensor of the optimizer."""
-    flat, flat_grad, exp_avg = tensor.view(-1), grad.view(-1), state["exp_avg"].view(-1)
-    found: dict[int, MatrixTask | VectorTask] = {}
-    for index, views in factor_views(layout, state).items():
-        found[index] = MatrixTask(
-            layout.params[index],
-            options,
-            views.sq_row,
-            views.sq_col,
-            views.res_row,
-            views.res_col,
-            views.clip,
-            [],
-        )
-    for piece in layout.fragments:
-        task = found.get(piece.param)
-        if isinstance(task, MatrixTask):
-            task.blocks.extend(_blocks(task.param, piece, flat_grad, exp_avg, flat))
-    for index, param in enumerate(layout.params):
-        if not param.factored:
-            found[index] = VectorTask(param, options, [])
-    for piece, second_moment in vector_views(layout, state):
-        task = found[piece.param]
-        assert isinstance(task, VectorTask)
-        span = slice(piece.offset, piece.offset + piece.numel)
-        task.pieces.append((flat_grad[span], exp_avg[span], second_moment, flat[span]))
-    return [found[index] for index in sorted(found)]
-
-
-def _blocks(param: Param, piece: Fragment, *buffers: Tensor) -> Iterator[Block]:
-    for box in boxes(param, piece):
-        shape = (box.batches, box.rows, box.cols)
-        views = [b[box.offset : box.offset + box.numel].view(shape) for b in buffers]
-        batch = slice(box.batch, box.batch + box.batches)
-        rows = (batch, slice(box.row, box.row + box.rows))
-        yield Block(*views, rows=rows, cols=(batch, slice(box.col, box.col + box.cols)))
+from came.layout import Param
+from came.rules.factored import MatrixTask, VectorTask
 
 
 def step(todo: Sequence[MatrixTask | VectorTask], like: Tensor) -> Iterator[Tensor]:
@@ -203,9 +44,9 @@ def step(todo: Sequence[MatrixTask | VectorTask], like: Tensor) -> Iterator[Tens
     scales = []
     for task, rows, cols in zip(matrices, squares.rows, squares.cols, strict=True):
         beta2, eps = task.options["betas"][1], task.options["eps"][0]
-        _average(task.sq_row, rows[0] / task.param.shape[-1] + eps, beta2)
-        _average(task.sq_col, cols[0] / task.param.shape[-2] + eps, beta2)
-        scales.append(_scales(task.sq_row, task.sq_col))
+        _average(task.factors.sq_row, rows[0] / task.param.shape[-1] + eps, beta2)
+        _average(task.factors.sq_col, cols[0] / task.param.shape[-2] + eps, beta2)
+        scales.append(_scales(task.factors.sq_row, task.factors.sq_col))
     residuals = _Sums(matrices, 3, len(vectors), like)
     for task, scale, rows, cols in zip(
         matrices, scales, residuals.rows, residuals.cols, strict=True
@@ -217,7 +58,7 @@ def step(todo: Sequence[MatrixTask | VectorTask], like: Tensor) -> Iterator[Tens
                 block.exp_avg,
                 scale[0][block.rows],
                 scale[1][block.cols],
-                task.clip,
+                task.factors.clip,
                 rows[at[0]],
                 cols[at[1]],
             )
@@ -231,7 +72,7 @@ def step(todo: Sequence[MatrixTask | VectorTask], like: Tensor) -> Iterator[Tens
         matrices, scales, residuals.rows, residuals.cols, strict=True
     ):
         _update_confidence(task, rows, cols)
-        res_scale = _scales(task.res_row, task.res_col)
+        res_scale = _scales(task.factors.res_row, task.factors.res_col)
         for block in task.blocks:
             eager.apply_update(
                 block.grad,
@@ -239,7 +80,7 @@ def step(todo: Sequence[MatrixTask | VectorTask], like: Tensor) -> Iterator[Tens
                 block.param,
                 scale[0][block.rows],
                 scale[1][block.cols],
-                task.clip,
+                task.factors.clip,
                 res_scale[0][block.rows],
                 res_scale[1][block.cols],
                 **_descent(task.options),
@@ -255,22 +96,24 @@ def step(todo: Sequence[MatrixTask | VectorTask], like: Tensor) -> Iterator[Tens
 def _update_confidence(task: MatrixTask, rows: Tensor, cols: Tensor) -> None:
     """From the sums of pass 2 to the clip factor and the factors of the residual."""
     beta1, _, beta3 = task.options["betas"]
+    factors = task.factors
     clip = _clip_factor(rows[2].sum(), task.param, task.options)
-    change = clip - task.clip
+    change = clip - factors.clip
     for factor, sums, length in (
-        (task.res_row, rows, task.param.shape[-1]),
-        (task.res_col, cols, task.param.shape[-2]),
+        (factors.res_row, rows, task.param.shape[-1]),
+        (factors.res_col, cols, task.param.shape[-2]),
     ):
         square = sums[0] + 2 * change * sums[1] + change.square() * sums[2]
         # Rounding can leave a sum of squares just below zero where the gradient is constant.
         mean = beta1**2 * square.clamp_(min=0) / length + task.options["eps"][1]
         _average(factor, mean, beta3)
-    task.clip.copy_(clip)
+    factors.clip.copy_(clip)
 
 
 def _clip_factor(sum_of_squares: Tensor, param: Param, options: dict[str, Any]) -> Tensor:
     rms = (sum_of_squares / param.numel).sqrt()
-    return (rms / options["clip_threshold"]).clamp(min=1.0).reciprocal()
+    threshold: float = options["clip_threshold"]
+    return (rms / threshold).clamp(min=1.0).reciprocal()
 
 
 def _average(average: Tensor, value: Tensor, beta: float) -> None:

@@ -48,7 +48,7 @@ def is_allocation_step() -> bool:
     frame = sys._getframe(1)
     for _ in range(12):
         if frame.f_code.co_name == "initialize_optimizer_states":
-            return frame.f_globals.get("__name__", "").startswith("deepspeed.")
+            return str(frame.f_globals.get("__name__")).startswith("deepspeed.")
         if frame.f_back is None:
             return False
         frame = frame.f_back
@@ -170,7 +170,8 @@ _READERS: dict[str, Callable[[Any], list[Shard]]] = {
 def source_slice(source: Tensor, start: int, numel: int) -> Tensor:
     """This rank's elements `[start, start + numel)` of a parameter as the model holds it."""
     if hasattr(source, "ds_tensor"):
-        return source.ds_tensor.view(-1)[:numel]
+        partition: Tensor = source.ds_tensor
+        return partition.view(-1)[:numel]
     return source.detach().view(-1)[start : start + numel]
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from came.layout import Param
-from came.rules.came import compute_dtype
+from came.rules.factored import compute_dtype
 from came.sharding.shard import Shard
 
 

@@ -177,5 +177,3 @@ def compare(found: dict[str, dict[str, Tensor]], wanted: dict[str, dict[str, Ten
             assert found[name][key].shape == tensor.shape, f"{name} {key}"
             error = (found[name][key].float() - tensor).norm()
             assert error <= 1e-5 * tensor.norm(), f"{name}: {key} off by {error / tensor.norm()}"
-
-

@@ -28,7 +28,7 @@ def random_params(rng: random.Random) -> tuple[Param, ...]:
 
 
 def random_flat_split(rng: random.Random, params: tuple[Param, ...]) -> FlatSplit:
-    """Parameters one behind the other with random gaps, in slices with random padding at the end."""
+    """Parameters one behind the other with random gaps, in slices with padding at the end."""
     offsets, at = [], 0
     for param in params:
         offsets.append(at)
@@ -63,7 +63,7 @@ def test_every_element_of_a_flat_split_is_held_once(seed: int) -> None:
                 # where the whole buffer has it, minus where this rank's slice begins
                 at = split.offsets[piece.param] + piece.start - rank * split.slice_numel
                 assert piece.offset == at
-                assert 0 <= at and at + piece.numel <= split.slice_numel
+                assert at >= 0 and at + piece.numel <= split.slice_numel
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,6 +10,7 @@ from torch import Tensor
 from came.layout import EachSplit, FlatSplit, Param, ShardLayout, packed_offsets
 from came.reference import reference_state, reference_step
 from came.rules import came as rule
+from came.rules import factored
 
 OPTIONS = {
     "lr": 1e-2,
@@ -29,7 +30,7 @@ class SimulatedRank:
         # NaN between the parameters: padding must never be read
         self.flat = torch.full((size,), float("nan"), dtype=weights[0].dtype)
         self.cut(weights, self.flat)
-        self.state = rule.allocate(self.flat, layout)
+        self.state = factored.allocate(self.flat, layout)
 
     def cut(self, wholes: list[Tensor], flat: Tensor) -> Tensor:
         for piece in self.layout.fragments:
@@ -39,7 +40,7 @@ class SimulatedRank:
 
     def begin(self, grads: list[Tensor]) -> Any:
         grad = self.cut(grads, torch.full_like(self.flat, float("nan")))
-        todo = rule.tasks(self.layout, self.flat, grad, self.state, OPTIONS)
+        todo = factored.tasks(self.layout, self.flat, grad, self.state, OPTIONS)
         return rule.step(todo, self.flat.new_empty(0))
 
 
@@ -64,7 +65,7 @@ def gather(ranks: list[SimulatedRank], key: str, index: int) -> Tensor:
     found = torch.full((param.numel,), float("nan"), dtype=ranks[0].flat.dtype)
     for rank in ranks:
         if key == "exp_avg_sq":
-            views = rule.vector_views(rank.layout, rank.state)
+            views = factored.vector_views(rank.layout, rank.state)
         else:
             flat = rank.flat if key == "param" else rank.state[key]
             views = [(p, flat[p.offset : p.offset + p.numel]) for p in rank.layout.fragments]
@@ -102,7 +103,7 @@ def check(shapes: list[tuple[int, ...]], split: Any, dtype: torch.dtype, toleran
         for weight, grad, state in zip(wanted, grads, states, strict=True):
             reference_step(weight, grad.double(), state, **OPTIONS)
     for index, (weight, state) in enumerate(zip(wanted, states, strict=True)):
-        views = [rule.factor_views(rank.layout, rank.state).get(index) for rank in ranks]
+        views = [factored.factor_views(rank.layout, rank.state).get(index) for rank in ranks]
         for key, value in {"param": weight, **state}.items():
             if key.endswith(("row", "col")):
                 for view in views:  # every rank holds all of it
@@ -161,7 +162,7 @@ def test_residual_sums_do_not_cancel(sigma: float, tolerance: float | None) -> N
         grad = 1 + sigma * torch.randn(param.shape, generator=generator)
         simulate(ranks, [grad])
         reference_step(wanted, grad.double(), state, **OPTIONS)
-    found = rule.factor_views(ranks[0].layout, ranks[0].state)[0].res_row[0].double()
+    found = factored.factor_views(ranks[0].layout, ranks[0].state)[0].res_row[0].double()
     assert found.isfinite().all() and (found > 0).all()
     assert gather(ranks, "param", 0).isfinite().all()
     if tolerance is not None:
