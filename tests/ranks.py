@@ -14,7 +14,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 240) -> None:
+def run_ranks(
+    function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 240
+) -> None:
     """Call `function(*args)` on `world_size` ranks; fails with the first rank's traceback.
 
     `function` must be importable (spawned processes look it up by name).

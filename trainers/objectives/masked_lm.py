@@ -36,7 +36,7 @@ class MaskedLM(nn.Module):
         self.model = model
 
     def forward(self, batch: dict[str, Tensor]) -> MaskedLMSums:
-        """Sums over a batch as `MaskedLMBatches.batch` makes it, as tensors on the model's device."""
+        """Sums over a batch of `MaskedLMBatches`, as tensors on the model's device."""
         hidden = self.model.bert(
             input_ids=batch["input_ids"],
             token_type_ids=batch["token_type_ids"],

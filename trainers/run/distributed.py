@@ -1,7 +1,9 @@
 """The ranks of a run: who we are, on which device, and sums over all of us."""
 
+import gc
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -36,7 +38,7 @@ def join(config: RuntimeConfig) -> World:
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         torch.set_num_threads(_threads(config))
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    _quiet_deepspeed()
     dist.init_process_group(
         "nccl" if on_gpu else "gloo", timeout=timedelta(seconds=config.timeout_seconds)
     )
@@ -46,7 +48,17 @@ def join(config: RuntimeConfig) -> World:
 
 def leave() -> None:
     """Leave the process group at the end of a run that went well."""
+    # A group that outlives this call in a reference cycle aborts the interpreter at its exit.
+    gc.collect()
     dist.destroy_process_group()
+
+
+def _quiet_deepspeed() -> None:
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.WARNING)
+    # It calls every optimizer untested that is not its own; this one is tested by us.
+    logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls
 
 
 def _threads(config: RuntimeConfig) -> int:

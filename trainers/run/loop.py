@@ -3,15 +3,16 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from came import CAME, bind
 from came.state import after_load, entries
-from trainers import report
 from trainers.build import Data, build_data, build_module, build_optimizer
 from trainers.config import Config
 from trainers.data.random_access import Purpose, hash64
@@ -22,7 +23,7 @@ from trainers.run.engine import build_engine, num_micro_batches
 from trainers.run.evaluate import Evaluator, to_device
 from trainers.run.folder import RunFolder
 from trainers.run.identity import identity, setting
-from trainers.run.metrics import Metrics
+from trainers.run.metrics import FILE_NAME, Metrics, read
 from trainers.schedules import learning_rate
 
 
@@ -35,23 +36,20 @@ def run(config: Config) -> None:
     data = build_data(config)
     world = join(config.runtime)
     with RunFolder.open(config.run.dir, world.rank) as folder:
-        folder.describe(config, device=_device_name(world), world_size=world.world_size)
         module = build_module(config, data)
         optimizer = build_optimizer(config.optimizer, module)
         engine = build_engine(config, module, optimizer, world.world_size)
-        if isinstance(optimizer, CAME):
-            ledger = bind(engine)
-            folder.write("ledger.json", json.dumps(ledger.as_dict(), indent=1) + "\n")
         saver = Saver(config, data, folder, world)
         start = saver.resume(engine)
-        if start >= config.train.steps:
-            if world.rank == 0:
-                print(f"already complete: {start} steps in {folder.path}")
-        else:
+        if start < config.train.steps:
+            folder.describe(config, device=_device_name(world), world_size=world.world_size)
+            if isinstance(optimizer, CAME):
+                ledger = bind(engine)
+                folder.write("ledger.json", json.dumps(ledger.as_dict(), indent=1) + "\n")
             with Metrics(folder.path, config, world.rank, resume_step=start) as metrics:
                 train(config, data, engine, world, saver, metrics, start)
-            if world.rank == 0:
-                print(f"report: {report.write_report(folder.path)}")
+        if world.rank == 0:
+            _tell_results(folder, start, config.train.steps)
     leave()
 
 
@@ -66,45 +64,64 @@ def train(
 ) -> None:
     """Steps `start + 1` to `train.steps`, with evaluations, checkpoints and metrics on the way."""
     steps, size = config.train.steps, config.batch.global_size
-    num_micro = num_micro_batches(config, world.world_size)
     evaluate = Evaluator(data.heldout, config.eval.samples, config.batch.micro_size, world)
     engine.train()
     logged_step, logged_time = start, time.perf_counter()
     for step in range(start + 1, steps + 1):
-        positions = np.arange((step - 1) * size, step * size)
-        num_masked = data.train.num_masked(positions)
-        rate = learning_rate(config.schedule, step, steps, config.optimizer.lr)
-        for group in engine.basic_optimizer.param_groups:
-            group["lr"] = rate
-        _seed(config.run.seed, step, world.rank)
+        with _naming(step):
+            positions = np.arange((step - 1) * size, step * size)
+            rate = learning_rate(config.schedule, step, steps, config.optimizer.lr)
+            loss = train_step(config, data, engine, world, positions, rate, step)
 
-        loss = torch.zeros((), device=world.device)
-        for rows in micro_batches(positions, config.batch.micro_size, world, num_micro):
-            sums = engine(to_device(data.train.batch(rows), world))
-            share = sums.mlm_loss / num_masked + sums.nsp_loss / size
-            # DeepSpeed averages over micro batches and ranks; our shares are to be added.
-            engine.backward(share * (num_micro * world.world_size))
-            engine.step()
-            loss += share.detach()
+            values: dict[str, Any] = {"step": step}
+            if step % config.train.log_every == 0 or step in (1, steps):
+                seconds = (time.perf_counter() - logged_time) / (step - logged_step)
+                logged_step, logged_time = step, time.perf_counter()
+                values |= {
+                    "samples": step * size,
+                    "tokens": step * size * config.objective.sequence_length,
+                    "train/loss": _finite(world.sum(loss).item(), step, positions),
+                    "train/lr": rate,
+                    "train/seconds": seconds,
+                    "train/tokens_per_second": size * config.objective.sequence_length / seconds,
+                }
+            if step == steps or (config.eval.every and step % config.eval.every == 0):
+                values |= evaluate(engine)
+            if len(values) > 1:
+                metrics.log(values)
+            if step == steps or (config.checkpoint.every and step % config.checkpoint.every == 0):
+                saver.save(engine, step)
 
-        values: dict[str, Any] = {"step": step}
-        if step % config.train.log_every == 0 or step in (start + 1, steps):
-            seconds = (time.perf_counter() - logged_time) / (step - logged_step)
-            logged_step, logged_time = step, time.perf_counter()
-            values |= {
-                "samples": step * size,
-                "tokens": step * size * config.objective.sequence_length,
-                "train/loss": _finite(world.sum(loss).item(), step, positions),
-                "train/lr": rate,
-                "train/seconds": seconds,
-                "train/tokens_per_second": size * config.objective.sequence_length / seconds,
-            }
-        if step == steps or (config.eval.every and step % config.eval.every == 0):
-            values |= evaluate(engine)
-        if len(values) > 1:
-            metrics.log(values)
-        if step == steps or (config.checkpoint.every and step % config.checkpoint.every == 0):
-            saver.save(engine, step)
+
+def train_step(
+    config: Config,
+    data: Data,
+    engine: Any,
+    world: World,
+    positions: NDArray[np.int64],
+    rate: float,
+    step: int,
+) -> Tensor:
+    """Learn from the samples at `positions`; returns this rank's share of the loss, on the device.
+
+    The loss is the mean over all masked words of the global batch, plus that over its pairs.
+    """
+    num_micro = num_micro_batches(config, world.world_size)
+    num_masked = data.train.num_masked(positions)
+    for group in engine.basic_optimizer.param_groups:
+        group["lr"] = rate
+    # Dropout is a function of (seed, step, rank): a resumed run needs no saved random state.
+    name = hash64(Purpose.DROPOUT, config.run.seed, step, world.rank)
+    torch.manual_seed(int(name[0]) >> 1)
+    loss = torch.zeros((), device=world.device)
+    for rows in micro_batches(positions, config.batch.micro_size, world, num_micro):
+        sums = engine(to_device(data.train.batch(rows), world))
+        share = sums.mlm_loss / num_masked + sums.nsp_loss / len(positions)
+        # DeepSpeed averages over micro batches and ranks; our shares are to be added.
+        engine.backward(share * (num_micro * world.world_size))
+        engine.step()
+        loss += share.detach()
+    return loss
 
 
 def micro_batches(
@@ -149,9 +166,26 @@ class Saver:
         )
 
 
-def _seed(seed: int, step: int, rank: int) -> None:
-    # Dropout is a function of (seed, step, rank): a resumed run needs no saved random state.
-    torch.manual_seed(int(hash64(Purpose.DROPOUT, seed, step, rank)[0]) >> 1)
+def _tell_results(folder: RunFolder, start: int, steps: int) -> None:
+    from trainers import report  # plots are of no use to the other ranks
+
+    if start >= steps:
+        print(f"already complete: {start} steps in {folder.path}")
+        return
+    page = report.write_report(folder.path)
+    for name, value in report.results(list(read(folder.path / FILE_NAME))).items():
+        print(f"{name:>40}  {value}")
+    print(f"{'report':>40}  {page}", flush=True)
+
+
+@contextmanager
+def _naming(step: int) -> Iterator[None]:
+    """An error inside learns at which step it happened, for the last words of the process."""
+    try:
+        yield
+    except Exception as error:
+        error.step = step  # type: ignore[attr-defined]
+        raise
 
 
 def _finite(loss: float, step: int, positions: NDArray[np.int64]) -> float:

@@ -1,0 +1,182 @@
+"""Starts the ranks of a run on this machine and waits for them; no torch.
+
+launcher --- rank 0      a rank fails      : the others get GRACE seconds, then SIGTERM, SIGKILL
+         |-- rank 1      launcher is told  : SIGINT and SIGTERM are passed on, then as above
+         `-- rank 2      launcher is killed: the kernel kills the ranks (Linux)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from launch.devices import num_cores
+
+GRACE = 10.0  # seconds: longer than a rank needs to see that its peer is gone and to say so
+POLL = 0.05  # seconds
+PEER_LOST = 7  # the exit code of a rank that failed only because another one did
+LAUNCHER = "CAME_LAUNCHER_PID"  # in the environment of the ranks
+PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the code for the shell, and whose fault it was."""
+
+    exit_code: int  # 128 + n for signal n, as in a shell
+    rank: int | None = None  # the first cause; None if nobody failed, or we were told to stop
+    signum: int | None = None  # what killed that rank, or told us to stop
+
+
+@dataclass
+class Ranks:
+    """The processes of a run, and in which order they ended."""
+
+    received: list[int]  # signals that the launcher was sent
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    ended: dict[int, int] = field(default_factory=dict)  # rank -> code, in the order of their ends
+    told: set[int] = field(default_factory=set)  # ranks that we have sent a signal
+
+    def poll(self) -> bool:
+        """Notes who has ended; True while somebody is running."""
+        for rank, process in enumerate(self.processes):
+            if rank not in self.ended and process.poll() is not None:
+                self.ended[rank] = process.returncode
+        return len(self.ended) < len(self.processes)
+
+    def cause(self) -> int | None:
+        """The rank to blame. "My peer is lost" is a cause only where nobody says more."""
+        failed = [r for r, code in self.ended.items() if code != 0 and r not in self.told]
+        first = [rank for rank in failed if self.ended[rank] != PEER_LOST]
+        return next(iter(first or failed), None)
+
+    def send(self, signum: int) -> None:
+        """To every rank that runs, and to the helper processes it has started."""
+        for rank, process in enumerate(self.processes):
+            if rank not in self.ended:
+                self.told.add(rank)
+                _kill_group(process.pid, signum)
+
+    def stop(self, grace: float) -> None:
+        """Ends what is still running, ever less politely; a second Ctrl-C ends it at once."""
+        self._wait(grace)
+        self.send(signal.SIGTERM)
+        self._wait(grace)
+        self.send(signal.SIGKILL)
+        self._wait(grace, in_haste=False)
+        for process in self.processes:  # a rank may have died before its helpers
+            _kill_group(process.pid, signal.SIGKILL)
+
+    def _wait(self, seconds: float, *, in_haste: bool = True) -> None:
+        limit = time.monotonic() + seconds
+        while self.poll() and time.monotonic() < limit:
+            if in_haste and len(self.received) > 1:
+                return
+            time.sleep(POLL)
+
+
+def run_local(
+    command: Sequence[str], processes: int, threads: int = 0, grace: float = GRACE
+) -> Outcome:
+    """Runs `command` as `processes` ranks of one world until the last one has ended.
+
+    Args:
+        threads: of each rank (OMP_NUM_THREADS); 0 = cores / processes.
+        grace: seconds between two degrees of politeness when ranks have to be ended.
+    """
+    with _signals() as received:
+        ranks = Ranks(received)
+        try:
+            environment = _environment(processes, threads)
+            for rank in range(processes):
+                ranks.processes.append(_start(command, environment, rank))
+            while ranks.poll() and not received and ranks.cause() is None:
+                time.sleep(POLL)
+            if received:
+                ranks.send(received[0])
+        finally:
+            ranks.stop(grace)
+    return _outcome(ranks)
+
+
+def _outcome(ranks: Ranks) -> Outcome:
+    rank = ranks.cause()
+    if rank is not None:
+        code = ranks.ended[rank]
+        return Outcome(code, rank) if code > 0 else Outcome(128 - code, rank, -code)
+    if ranks.received and ranks.told:
+        return Outcome(128 + ranks.received[0], signum=ranks.received[0])
+    return Outcome(0)
+
+
+def _environment(processes: int, threads: int) -> dict[str, str]:
+    """What torch.distributed's `env://` reads, the same for all ranks."""
+    # DeepSpeed compiles with the `ninja` beside this Python, found without activating the venv.
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    share = os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cores() // processes))
+    return os.environ | {
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": str(threads) if threads else share,
+        "PATH": path,
+        LAUNCHER: str(os.getpid()),
+    }
+
+
+def _start(
+    command: Sequence[str], environment: dict[str, str], rank: int
+) -> subprocess.Popen[bytes]:
+    # A session of its own: Ctrl-C reaches the launcher alone, which decides who is told and when.
+    return subprocess.Popen(
+        command,
+        env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def die_with_launcher() -> None:
+    """For a rank, first of all: if its launcher is killed with -9, the kernel kills the rank too.
+
+    Nothing happens in a process that `run_local` did not start, or elsewhere than on Linux.
+    """
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(launcher):  # it was gone before the kernel was asked
+        os._exit(128 + signal.SIGKILL)
+
+
+def _kill_group(pid: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # gone; macOS: a zombie
+        os.killpg(pid, signum)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are noted instead of ending the launcher before its ranks."""
+    received: list[int] = []
+    caught = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(signum, lambda number, _: received.append(number)) for signum in caught]
+    try:
+        yield received
+    finally:
+        for signum, handler in zip(caught, before, strict=True):
+            signal.signal(signum, handler)

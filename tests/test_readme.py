@@ -1,0 +1,99 @@
+"""Every command and every line of Python in the README does what the README says."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.ranks import run_ranks
+from tests.trainers.data.corpus import write_text
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    shlex.split(line.split("  #")[0])
+    for language, block in BLOCKS
+    if language == "bash"
+    for line in block.splitlines()
+    if line.strip() and not line.startswith("#")
+]
+SNIPPETS = [block for language, block in BLOCKS if language == "python"]
+
+# The same command in seconds: fewer steps, less text, a folder that is thrown away.
+SHORT = ("train.steps=2", "data=text", "data.vocab_size=300", "eval.samples=16")
+CHECKED_BY_CI = (["make", "test"],)
+
+
+def is_training(command: list[str]) -> bool:
+    return command[0] in ("came-train", "torchrun")
+
+
+def test_every_command_is_known_to_this_test() -> None:
+    others = [c for c in COMMANDS if not is_training(c) and c not in CHECKED_BY_CI]
+    assert others == [["make", "quickstart"]]
+    assert len([c for c in COMMANDS if is_training(c)]) >= 4
+    assert len(SNIPPETS) == 2
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt", num_documents=200)
+
+
+def short_words(text: Path, run_dir: Path) -> list[str]:
+    return [*SHORT, f"data.path={text}", f"data.cache_dir={text.parent}", f"run.dir={run_dir}"]
+
+
+def run_here(command: list[str]) -> None:
+    """With the programs of this environment first in the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if is_training(c)], ids=lambda c: " ".join(c)
+)
+def test_training_commands(command: list[str], text: Path, tmp_path: Path) -> None:
+    run_here([*command, *short_words(text, tmp_path)])
+    assert (tmp_path / "report" / "summary.md").exists()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_make_quickstart(text: Path, tmp_path: Path) -> None:
+    if not (REPOSITORY / ".venv" / ".installed").exists():
+        pytest.skip("`make test` installs the .venv that `make quickstart` uses")
+    run_here(["make", "quickstart", "ARGS=" + " ".join(short_words(text, tmp_path))])
+    assert (tmp_path / "report" / "curves.png").exists()
+
+
+def drop_in(snippet: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 7), nn.LayerNorm(7), nn.Linear(7, 3))
+    names = {"model": model}
+    exec(snippet, names)
+    engine = names["engine"]
+    for _ in range(2):
+        engine.backward(engine(torch.ones(4, 6)).square().sum())
+        engine.step()
+    state = engine.basic_optimizer.state
+    assert all(value["exp_avg_sq_row"].numel() == 7 + 3 for value in state.values())
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_snippets_on_two_ranks(snippet: str) -> None:
+    run_ranks(drop_in, 2, snippet)

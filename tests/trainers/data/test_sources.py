@@ -1,0 +1,169 @@
+import logging
+import os
+
+import pytest
+
+from trainers.data import sources
+from trainers.data.sources import read_text, text_source
+from trainers.errors import DataError
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def test_blank_lines_separate_documents(tmp_path):
+    path = write(tmp_path / "a.txt", "one\ntwo\n\n \t\nthree\r\n\r\nfour")
+    assert list(read_text(path)) == ["one\ntwo", "three", "four"]
+
+
+def test_byte_order_mark_is_dropped_and_line_separators_are_text(tmp_path):
+    path = write(tmp_path / "a.txt", "\ufeffone\u2028still\x0bone\x85 line\n\ntw\x00o")
+    assert list(read_text(path)) == ["one\u2028still\x0bone\x85 line", "tw\x00o"]
+
+
+WIKI = """\
+<doc id="1" url="u" title="Fish &amp; Chips">
+Fish & Chips
+
+Fish &amp; chips is a dish.
+History.
+It is &quot;old&quot;.
+
+</doc>
+<doc id="2" url="u" title="Only a title">
+Only a title
+
+</doc>
+<doc id="3" url="u" title="Other">
+No title line here.
+Other
+</doc>
+"""
+
+
+def test_wiki_extractor(tmp_path):
+    path = write(tmp_path / "AA_wiki_00", WIKI)
+    assert list(read_text(path)) == [
+        'Fish & chips is a dish.\nHistory.\nIt is "old".',
+        "No title line here.\nOther",
+    ]
+
+
+def test_folder_is_read_in_order_of_names_and_only_texts(tmp_path):
+    write(tmp_path / "b" / "wiki_00", WIKI.split("<doc", 2)[0] + "<doc id='9'>\nwiki\n</doc>\n")
+    write(tmp_path / "b" / "a.txt", "b a")
+    write(tmp_path / "a.txt", "a")
+    for name in ("c.md", "wiki_x", ".hidden.txt"):
+        write(tmp_path / name, b"\xff")
+    assert list(read_text(str(tmp_path))) == ["a", "b a", "wiki"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"fine\n\nna\xefve\n", "line 3, byte 8: 0xef is not UTF-8"),
+        (b"\xef\xbb\xbfcaf\xe9", "line 1, byte 6: 0xe9 is not UTF-8"),
+        (b"\xff\xfea\x00", "iconv -f UTF-16"),
+        (b"ok\n\xed\xa0\x80\n", "line 2, byte 3: 0xed"),  # a lone surrogate
+    ],
+)
+def test_bad_bytes_are_named_by_file_line_and_byte(tmp_path, content, words):
+    path = write(tmp_path / "bad.txt", content)
+    with pytest.raises(DataError) as error:
+        list(read_text(path))
+    assert path in str(error.value) and words in str(error.value)
+    assert "data.on_bad_text=skip" in str(error.value)
+
+
+def test_bad_lines_are_skipped_or_replaced_and_counted(tmp_path, caplog):
+    path = write(tmp_path / "bad.txt", b"a\nb\xff\nc\nd\xfe\n")
+    with caplog.at_level(logging.WARNING):
+        assert list(read_text(path, "skip")) == ["a\nc"]
+        assert list(read_text(path, "replace")) == ["a\nb\ufffd\nc\nd\ufffd"]
+    assert [record.getMessage().count("2 times, first at line 2") for record in caplog.records] == [
+        1, 1,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "kept"),
+    [
+        ("<doc id='1'>\na\n", 1, ["a"]),
+        ("<doc id='1'>\na\n<doc id='2'>\nb\n</doc>\n", 3, ["a", "b"]),
+        ("<doc id='1'>\na\n</doc>\nstray\n", 4, ["a"]),
+        ("<doc id='1'>\na\n</doc>\n</doc>\n", 4, ["a"]),
+    ],
+)
+def test_broken_blocks(tmp_path, content, line, kept):
+    path = write(tmp_path / "wiki_00", content)
+    with pytest.raises(DataError, match=rf"wiki_00: line {line}: "):
+        list(read_text(path))
+    assert list(read_text(path, "skip")) == kept
+
+
+@pytest.mark.parametrize("content", ["", "\n" * 1000, "\ufeff \r\n\t\n", WIKI.split("<doc", 3)[0]])
+def test_no_document_is_an_error(tmp_path, content):
+    path = write(tmp_path / "a.txt", content)
+    with pytest.raises(DataError, match="0 documents in .*a.txt"):
+        list(read_text(path))
+
+
+def test_missing_path_and_folder_without_texts(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
+        text_source(str(tmp_path / "nowhere"), "strict")
+    with pytest.raises(DataError, match=r"no \.txt file"):
+        text_source(str(tmp_path), "strict")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_unreadable_file(tmp_path):
+    path = write(tmp_path / "a.txt", "a")
+    os.chmod(path, 0)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        text_source(path, "strict")
+
+
+def test_file_that_vanishes_while_reading(tmp_path):
+    path = write(tmp_path / "a.txt", "a")
+    source = text_source(path, "strict")
+    os.remove(path)
+    with pytest.raises(DataError, match="a.txt"):
+        list(source.documents())
+
+
+@pytest.mark.parametrize("text", ["\u00e9\u4f60\U0001f600" * 300, "word \u4f60 " * 300])
+def test_long_lines_come_in_pieces_that_cut_no_character(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 50)
+    path = write(tmp_path / "a.txt", f"short\n{text}\nshort")
+    [document] = read_text(path)
+    lines = document.split("\n")
+    assert lines[0] == lines[-1] == "short" and max(len(line.encode()) for line in lines) <= 100
+    assert "".join(lines[1:-1]).replace(" ", "") == text.replace(" ", "")
+
+
+def test_bad_byte_in_a_long_line_has_its_own_offset(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 50)
+    path = write(tmp_path / "a.txt", b"x\n" + b"y" * 333 + b"\xff" + b"z" * 70)
+    with pytest.raises(DataError, match="line 2, byte 335: 0xff"):
+        list(read_text(path))
+
+
+def test_long_documents_come_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_DOCUMENT_CHARACTERS", 100)
+    path = write(tmp_path / "a.txt", "0123456789\n" * 35)
+    parts = list(read_text(path))
+    assert [len(part.split("\n")) for part in parts] == [10, 10, 10, 5]
+
+
+def test_digest_knows_content_not_place_or_date(tmp_path):
+    first = write(tmp_path / "a" / "x.txt", "same")
+    second = write(tmp_path / "b" / "y.txt", "same")
+    before = text_source(first, "strict").digest
+    assert before == text_source(second, "strict").digest
+    stat = os.stat(first)
+    write(tmp_path / "a" / "x.txt", "sama")
+    os.utime(first, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert before != text_source(first, "strict").digest

@@ -1,0 +1,114 @@
+import pytest
+
+from tests.trainers.data.corpus import WORDS
+from trainers.data.tokenizer import (
+    SPECIAL_TOKENS,
+    fingerprint,
+    load_tokenizer,
+    special_ids,
+    train_tokenizer,
+)
+from trainers.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def lines(tmp_path):
+    file = tmp_path / "lines"
+    file.write_text("".join(f"The {a} {b} is Here.\n" for a in WORDS for b in WORDS))
+    return file
+
+
+def vocabulary(folder, entries):
+    file = folder / "vocab.txt"
+    file.write_text("".join(f"{entry}\n" for entry in entries))
+    return file
+
+
+def test_training_fills_the_vocabulary_and_is_repeatable(lines):
+    trained = [train_tokenizer(lines, 120, lowercase=True) for _ in range(5)]
+    first = trained[0]
+    assert first.get_vocab_size() <= 120
+    assert set(SPECIAL_TOKENS) < set(first.get_vocab())
+    # Five times, since the library's own order differs between one training and the next.
+    assert len({fingerprint(tokenizer) for tokenizer in trained}) == 1
+    assert first.encode("The WIND").tokens[:1] == first.encode("the wind").tokens[:1] == ["the"]
+
+
+def test_case_is_kept_when_asked(lines):
+    tokenizer = train_tokenizer(lines, 400, lowercase=False)
+    assert "The" in tokenizer.get_vocab() and "the" in tokenizer.get_vocab()
+
+
+def test_vocab_file_json_and_folder_are_the_same(tmp_path):
+    file = vocabulary(tmp_path, [*SPECIAL_TOKENS, "wind", "##y", "."])
+    from_text = load_tokenizer(str(file), lowercase=True)
+    from_folder = load_tokenizer(str(tmp_path), lowercase=True)
+    from_text.save(str(tmp_path / "tokenizer.json"))
+    from_json = load_tokenizer(str(tmp_path / "tokenizer.json"), lowercase=True)
+    assert fingerprint(from_text) == fingerprint(from_folder) == fingerprint(from_json)
+    assert from_json.encode("Windy.").ids == [5, 6, 7]
+    assert special_ids(from_json).sorted() == (0, 1, 2, 3, 4)
+
+
+def test_truncation_and_padding_of_a_given_tokenizer_are_off(tmp_path, lines):
+    tokenizer = train_tokenizer(lines, 200, lowercase=True)
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert len(load_tokenizer(str(tmp_path), True).encode("the wind " * 10).ids) == 20
+
+
+def test_missing_special_tokens_are_named(tmp_path):
+    file = vocabulary(tmp_path, ["[PAD]", "[UNK]", "[CLS]", "wind"])
+    with pytest.raises(ConfigError, match=r"has no \[SEP\], \[MASK\]"):
+        load_tokenizer(str(file), lowercase=True)
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([*SPECIAL_TOKENS, "wind", "wind"], r"line 7: 'wind' is also on line 6"),
+        ([*SPECIAL_TOKENS, "", "wind"], r"line 6: empty"),
+    ],
+)
+def test_bad_vocabulary(tmp_path, entries, words):
+    with pytest.raises(DataError, match=words):
+        load_tokenizer(str(vocabulary(tmp_path, entries)), lowercase=True)
+
+
+def test_files_that_are_no_tokenizer(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "spiece.model").write_text("x")
+    for path in ("empty", "spiece.model", "nowhere"):
+        with pytest.raises(ConfigError, match=f"{path}: need a vocab.txt"):
+            load_tokenizer(str(tmp_path / path), lowercase=True)
+    with pytest.raises(DataError, match=r"vocab.txt: byte 6 is not UTF-8"):
+        load_tokenizer(str(tmp_path / "vocab.txt"), lowercase=True)
+    with pytest.raises(DataError, match=r"tokenizer.json: not a tokenizer"):
+        load_tokenizer(str(tmp_path / "tokenizer.json"), lowercase=True)
+
+
+def test_fingerprint_sees_every_setting(lines):
+    tokenizer = train_tokenizer(lines, 200, lowercase=True)
+    other = train_tokenizer(lines, 100, lowercase=True)
+    cased = train_tokenizer(lines, 200, lowercase=False)
+    assert len({fingerprint(tokenizer), fingerprint(other), fingerprint(cased)}) == 3
+
+
+def test_every_common_character_can_be_spelled(tmp_path):
+    file = tmp_path / "lines"
+    file.write_text("Na\u00efve zoo, \u4f60\u597d!\n" * 50 + "rare: \u0416\n", encoding="utf-8")
+    tokenizer = train_tokenizer(file, 300, lowercase=True)
+    assert "[UNK]" not in tokenizer.encode("ozone, \u597d a \u4f60 naive \u0416 zen! vino").tokens
+    assert "##\u4f60" not in tokenizer.get_vocab()  # stands alone, so it never goes on a word
+
+
+def test_rare_characters_become_unknown(tmp_path):
+    file = tmp_path / "lines"
+    rare = "".join(chr(0x4E00 + i) for i in range(500))
+    file.write_text("the wind in the house\n" * 50 + rare + "\n", encoding="utf-8")
+    tokenizer = train_tokenizer(file, 300, lowercase=True)
+    assert tokenizer.get_vocab_size() <= 300
+    assert tokenizer.encode("wind " + chr(0x4E00 + 499)).tokens[-1] == "[UNK]"

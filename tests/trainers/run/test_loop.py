@@ -1,0 +1,140 @@
+"""Whole runs: what is learned depends neither on the number of processes nor on being killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.trainers.data.corpus import write_text
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+TINY = (
+    *("data=text", "data.vocab_size=300", "objective.sequence_length=48"),
+    *("objective.max_predictions=8", "model.layers=2", "model.hidden=32", "model.heads=2"),
+    *("model.intermediate=64", "model.max_positions=64", "model.dropout=0.0"),
+    *("batch.global_size=24", "train.log_every=1", "eval.samples=40", "runtime.threads=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_text(folder / "text.txt", num_documents=300)
+    return folder
+
+
+def start(corpus: Path, run_dir: Path, *words: str) -> "subprocess.Popen[str]":
+    where = (f"data.path={corpus / 'text.txt'}", f"data.cache_dir={corpus}", f"run.dir={run_dir}")
+    environ = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainers.pretrain", *TINY, *where, *words],
+        cwd=REPOSITORY,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def train(corpus: Path, run_dir: Path, *words: str) -> str:
+    process = start(corpus, run_dir, *words)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return {line["step"]: line["train/loss"] for line in map(json.loads, lines)}
+
+
+def test_what_is_learned_does_not_depend_on_how_it_is_sharded(corpus: Path, tmp_path: Path) -> None:
+    ways = {
+        "alone": ("launch.processes=1", "batch.micro_size=24"),
+        "zero1": ("launch.processes=2", "zero.stage=1", "batch.micro_size=3"),  # 4 accumulations
+        "zero2": ("launch.processes=2", "zero.stage=2", "batch.micro_size=12"),
+        "zero3": ("launch.processes=4", "zero.stage=3", "batch.micro_size=6"),
+    }
+    found = {}
+    for name, words in ways.items():
+        train(corpus, tmp_path / name, "train.steps=10", *words)
+        found[name] = losses(tmp_path / name)
+    assert list(found["alone"]) == list(range(1, 11))
+    for name in ways:
+        for step, loss in found["alone"].items():
+            assert abs(found[name][step] - loss) < 1e-4, f"{name}, step {step}"
+    ledger = json.loads((tmp_path / "zero3" / "ledger.json").read_text())
+    assert ledger["world_size"] == 4
+    rules = {row["name"]: row["rule"] for row in ledger["params"]}
+    assert rules["model.bert.embeddings.word_embeddings.weight"] == "factored"
+    assert rules["model.cls.predictions.bias"] == "vector"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("zero.stage=1", "batch.micro_size=6", "model.dropout=0.1"),
+        ("zero.stage=3", "runtime.dtype=bfloat16"),
+        ("zero.stage=1", "runtime.dtype=bfloat16", "batch.micro_size=4"),
+        ("zero.stage=2", "optimizer=adamw"),
+    ],
+    ids=["zero1-dropout", "zero3-bf16", "zero1-bf16", "zero2-adamw"],
+)
+def test_killed_and_started_again_is_as_if_nothing_had_happened(
+    corpus: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    settings = ("train.steps=14", "checkpoint.every=5", "launch.processes=2", *words)
+    train(corpus, tmp_path / "unbroken", *settings)
+
+    process = start(corpus, tmp_path / "broken", *settings)
+    wait_for(tmp_path / "broken" / "checkpoints" / "step-00000005", process)
+    os.kill(process.pid, signal.SIGKILL)  # the ranks die with their launcher
+    process.communicate()
+    before = losses(tmp_path / "broken")
+    assert max(before) < 14
+    train(corpus, tmp_path / "broken", *settings)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
+    assert before.items() <= losses(tmp_path / "unbroken").items()
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_finished_run_is_left_as_it_is(corpus: Path, tmp_path: Path) -> None:
+    train(corpus, tmp_path, "train.steps=3", "launch.processes=1")
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")}
+    assert "already complete" in train(corpus, tmp_path, "train.steps=3", "launch.processes=1")
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+    assert len(losses(tmp_path)) == 3
+
+
+def test_fewer_samples_than_one_batch(corpus: Path, tmp_path: Path) -> None:
+    process = start(corpus, tmp_path, "train.steps=3", "batch.global_size=4096")
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 3, output
+    assert "fewer than batch.global_size=4096" in output
+
+
+def test_torchrun_starts_it_too(corpus: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    where = (f"data.path={corpus / 'text.txt'}", f"data.cache_dir={corpus}", f"run.dir={tmp_path}")
+    words = ("train.steps=3", "zero.stage=3")
+    subprocess.run(
+        [*command, "trainers.pretrain", *TINY, *where, *words],
+        cwd=REPOSITORY,
+        timeout=120,
+        check=True,
+    )
+    assert len(losses(tmp_path)) == 3
+    assert (tmp_path / "report" / "curves.png").stat().st_size > 10_000

@@ -1,0 +1,64 @@
+"""The literal lists of DeepSpeed's keys against the installed DeepSpeed."""
+
+import pytest
+
+from trainers.deepspeed_keys import OURS, TOP_LEVEL, ZERO, problems_of_block
+
+
+class Recorder(dict):
+    """A DeepSpeed config that notes which keys it is asked for."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.asked = set()
+
+    def __copy__(self):
+        return self
+
+    def __contains__(self, key):
+        self.asked.add(key)
+        return super().__contains__(key)
+
+    def __getitem__(self, key):
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def keys(self):
+        return self
+
+
+@pytest.fixture(scope="module")
+def deepspeed_config():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        return pytest.importorskip("deepspeed.runtime.config")
+
+
+def test_top_level_keys_are_those_deepspeed_asks_for(deepspeed_config):
+    recorder = Recorder(train_batch_size=1)
+    deepspeed_config.DeepSpeedConfig(recorder)
+    refused = deepspeed_config._REMOVED_TOP_LEVEL_CONFIG_KEYS.keys()
+    assert recorder.asked - refused == TOP_LEVEL
+
+
+def test_zero_keys_are_the_fields_of_deepspeeds_model(deepspeed_config):
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    fields = DeepSpeedZeroConfig.model_fields
+    aliases = {field.alias for field in fields.values() if field.alias}
+    assert fields.keys() | aliases == ZERO
+
+
+def test_keys_of_ours_are_keys_of_deepspeed():
+    for key in OURS:
+        section, _, name = key.rpartition(".")
+        assert name in (ZERO if section else TOP_LEVEL), key
+
+
+def test_a_good_block_has_no_problems():
+    block = {"zero_optimization": {"reduce_bucket_size": 1}, "wall_clock_breakdown": True}
+    assert list(problems_of_block(block)) == []

@@ -1,0 +1,163 @@
+"""The command line -> one checked `Config`. Hydra chooses the YAML files and stops here.
+
+    experiment=quickstart optimizer=adamw train.steps=50
+    `- a choice of files: Hydra -'        `- a value: checked against its type, set on top
+
+No torch below this line of the import tree: a typing error answers in well under a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from os.path import expanduser
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from launch.devices import default_processes
+from trainers.config import Config
+from trainers.errors import ConfigError
+from trainers.typed import convert, fields_of, leaves, nearest
+from trainers.validate import problems_of
+
+# Beside this package, in a checkout as in site-packages. Not found through the import system: a
+# folder named `configs` in the user's own project would answer to the name.
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+FILES = {"experiment": "experiment@_global_"}  # an experiment sets keys of the whole tree
+LEAVES = leaves(Config)
+SECTIONS = [name for name in fields_of(Config) if name not in LEAVES]
+
+
+def choices() -> dict[str, list[str]]:
+    """The groups of the config tree and the names that each can be given."""
+    groups = sorted(folder for folder in CONFIGS.iterdir() if any(folder.glob("*.yaml")))
+    return {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in groups}
+
+
+def compose(overrides: Sequence[str], world_size: int | None = None) -> Config:
+    """The configuration of a run, complete: no 0 in it stands for a number to be found later.
+
+    Args:
+        overrides: `key=value` words as typed.
+        world_size: number of ranks; None = launch.processes, or as many as suit this machine.
+
+    Raises:
+        ConfigError: with every problem that was found, one per line.
+    """
+    problems: list[str] = []
+    names, values = _split(overrides, problems)
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            tree = hydra_compose("config", [f"{FILES.get(k, k)}={v}" for k, v in names.items()])
+        config = _typed(tree, values, problems)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:  # in their own words
+        text = str(error) or str(error.__cause__)
+        raise ConfigError(_message([*problems, text])) from error
+    if config is not None:
+        world_size = world_size or config.launch.processes or default_processes()
+        problems += problems_of(config, world_size)
+    if problems or config is None or world_size is None:
+        raise ConfigError(_message(problems))
+    return _concrete(config, world_size)
+
+
+def _concrete(config: Config, world_size: int) -> Config:
+    """Zeros and tildes that stand for something become that something."""
+    batch, run, data = config.batch, config.run, config.data
+    micro_size = batch.micro_size or batch.global_size // world_size
+    paths = {name: getattr(data, name) for name in ("path", "tokenizer", "cache_dir")}
+    return replace(
+        config,
+        batch=replace(batch, micro_size=micro_size),
+        launch=replace(config.launch, processes=world_size),
+        run=replace(run, dir=expanduser(run.dir)),
+        data=replace(data, **{name: path and expanduser(path) for name, path in paths.items()}),
+    )
+
+
+def _split(words: Sequence[str], problems: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Choices of files, and values by key; words that are neither go to `problems`."""
+    groups, names, values = choices(), {}, {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        key = key.lstrip("+").strip()  # `+key=` and `++key=` are habits from other Hydra programs
+        if not equals or key.startswith("~"):
+            problems.append(f"cannot read '{word}': write key=value")
+        elif "${" in text:
+            problems.append(f"{key}: '${{...}}' is not read on the command line, give the value")
+        elif key in groups:
+            names[key] = _name(key, text, groups[key], problems)
+        elif key in LEAVES or key.startswith("deepspeed."):
+            values[key] = _value(key, text, problems)
+        elif key in SECTIONS:
+            inside = ", ".join(leaf for leaf in LEAVES if leaf.startswith(f"{key}."))
+            problems.append(f"'{key}' is a section; its keys are {inside}")
+        else:
+            problems.append(f"unknown key '{key}'{nearest(key.lstrip('-'), [*LEAVES, *groups])}")
+    found = {group: name for group, name in names.items() if name is not None}
+    return found, {key: value for key, value in values.items() if value is not _BAD}
+
+
+_BAD = object()  # stands for a value with a problem: None is a value
+
+
+def _name(group: str, text: str, known: list[str], problems: list[str]) -> str | None:
+    if text in known:
+        return text
+    hint = nearest(text, known) or f"; choose one of {', '.join(known)}"
+    problems.append(f"no {group} is named '{text}'{hint}")
+    return None
+
+
+def _value(key: str, text: str, problems: list[str]) -> Any:
+    kind = LEAVES.get(key)
+    before = len(problems)
+    value = _text(text, kind) if kind in (str, str | None) else _parsed(key, text, problems)
+    if len(problems) == before and kind is not None:
+        convert(kind, value, key, problems)
+    return value if len(problems) == before else _BAD
+
+
+def _text(text: str, kind: Any) -> str | None:
+    """Text is taken as it was typed: paths hold commas, spaces, brackets and leading zeros."""
+    if text == "null" and kind is not str:
+        return None
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if quoted else text
+
+
+def _parsed(key: str, text: str, problems: list[str]) -> Any:
+    try:
+        override = OverridesParser.create().parse_override(f"{key}={text}")
+    except HydraException:
+        problems.append(f"cannot read the value of '{key}={text}': put it in quotes")
+        return None
+    if override.is_sweep_override():
+        problems.append(f"{key} takes one value, not '{text}'; a list is written [{text}]")
+        return None
+    return override.value()
+
+
+def _typed(tree: DictConfig, values: dict[str, Any], problems: list[str]) -> Config | None:
+    OmegaConf.set_struct(tree, False)
+    for key, value in values.items():
+        OmegaConf.update(tree, key, value)
+    config: Config | None = convert(
+        Config, OmegaConf.to_container(tree, resolve=True), "", problems
+    )
+    return config
+
+
+def _message(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    lines = [f"{len(problems)} problems in the configuration", *problems]
+    return "\n  - ".join(line.rstrip() for line in lines)

@@ -1,0 +1,141 @@
+"""The typed configuration of a run: the only form in which settings travel below the door.
+
+YAML in `configs/` holds the values and the reasons for them; these classes hold names and types.
+A default stands here only where leaving the key out of the YAML is the natural thing to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    dir: str  # one fixed path for all ranks, so that the same command finds its checkpoints again
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    name: str
+    family: Literal["bert"]
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    max_positions: int
+    dropout: float
+    vocab_multiple: int = 8  # the vocabulary is padded up to this multiple: faster matmuls
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    name: Literal["masked_lm"]
+    sequence_length: int  # tokens, special ones included
+    mask_fraction: float  # of the tokens that are not special
+    max_predictions: int  # masked tokens per sequence, at most
+    next_sentence: bool
+    short_fraction: float  # of the samples that are cut shorter than they need be
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    name: Literal["pydocs", "text"]
+    path: str | None = None  # text: a file or a folder
+    packages: tuple[str, ...] = ()  # pydocs: whose documentation; one not installed is skipped
+    tokenizer: str | None = None  # vocab.txt, tokenizer.json or a folder; None trains a WordPiece
+    vocab_size: int  # of a tokenizer that is trained here
+    lowercase: bool
+    heldout_fraction: float  # of the documents
+    cache_dir: str  # tokenized stores, found again by the hash of their inputs
+    on_bad_text: Literal["strict", "skip", "replace"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    name: Literal["came", "adamw"]
+    lr: float  # at the top of the schedule
+    betas: tuple[float, ...]  # came: three, adamw: two
+    eps: tuple[float, ...]  # came: two, adamw: one
+    clip_threshold: float = 1.0  # came: RMS of the update
+    weight_decay: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    name: Literal["linear", "constant"]
+    warmup_fraction: float  # of train.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    steps: int
+    log_every: int  # steps
+    gradient_clipping: float  # global norm; 0 = off
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    every: int  # steps; 0 = only at the end
+    samples: int  # held-out sequences per evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    global_size: int  # sequences per optimizer step, over all ranks
+    micro_size: int  # sequences per rank and forward; 0 in the YAML = global_size / ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroConfig:
+    stage: Literal[0, 1, 2, 3]
+    offload_optimizer: bool
+    round_robin_gradients: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    dtype: Literal["float32", "bfloat16"]
+    threads: int  # per rank; 0 = cores / local ranks
+    timeout_seconds: int  # the longest a rank waits for the others
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    every: int  # steps; 0 = only at the end
+    keep: int  # newest commits left on disk
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    name: Literal["none", "wandb"]
+    project: str = "came-pretraining"
+    mode: Literal["auto", "online", "offline"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchConfig:
+    processes: int  # 0 = one per GPU, or 2 on a machine without
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run. `deepspeed` is merged into the DeepSpeed config that we write."""
+
+    experiment: str
+    run: RunConfig
+    model: ModelConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    train: TrainConfig
+    eval: EvalConfig
+    batch: BatchConfig
+    zero: ZeroConfig
+    runtime: RuntimeConfig
+    checkpoint: CheckpointConfig
+    logging: LoggingConfig
+    launch: LaunchConfig
+    deepspeed: dict[str, Any] = field(default_factory=dict)

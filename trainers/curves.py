@@ -1,0 +1,172 @@
+"""The picture of a run: loss and accuracy, learning rate and speed, over the steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+Row = dict[str, Any]
+
+BLUE, ORANGE, GREEN, VIOLET = "#2f6db5", "#d9622b", "#2c8a5b", "#7a5aa6"
+INK, MIDDLE, PALE = "#22262d", "#7b828d", "#e6e9ed"
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.labelcolor": MIDDLE,
+    "axes.edgecolor": "#b9bec6",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 10.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "xtick.color": MIDDLE,
+    "ytick.color": MIDDLE,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric over a run: two equally long 1-D arrays, without the lines that lack it."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], name: str) -> "Series":
+        """The metric `name` of metrics.jsonl; empty if no line has it."""
+        found = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        steps, values = zip(*found, strict=True) if found else ((), ())
+        return cls(np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
+
+    def __bool__(self) -> bool:
+        return self.steps.size > 0
+
+    @property
+    def last(self) -> float:
+        """The newest value."""
+        return float(self.values[-1])
+
+    @property
+    def middle(self) -> float:
+        """The median value."""
+        return float(np.median(self.values))
+
+    def smooth(self) -> "Series":
+        """A moving mean over a twentieth of the points.
+
+        Centred, so not shifted; at the start it narrows, because a mean over the first steep fall
+        would hide it; at the end it keeps to the points there are.
+        """
+        size = self.values.size
+        half = size // 40
+        places = np.arange(size)
+        first = np.maximum(places - half, 0)
+        last = np.minimum(places + np.minimum(half, places), size - 1)
+        sums = np.concatenate([[0.0], np.cumsum(self.values)])
+        return Series(self.steps, (sums[last + 1] - sums[first]) / (last + 1 - first))
+
+
+def draw(rows: Sequence[Row], title: str, subtitle: str = "") -> Figure:
+    """Loss and accuracy above, learning rate and speed below, over the steps."""
+    with rc_context(_STYLE):
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
+        figure = Figure(figsize=(10, 6.2), layout=layout)
+        figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
+        figure.text(0.988, 0.962, subtitle, ha="right", va="center", color=MIDDLE)
+        grid = figure.add_gridspec(2, 2, height_ratios=(2.3, 1))
+        panels = (_draw_loss, _draw_accuracy, _draw_rate, _draw_speed)
+        for place, panel in enumerate(panels):
+            axes = figure.add_subplot(grid[place // 2, place % 2])
+            panel(axes, rows)
+            _finish(axes, max(row["step"] for row in rows), is_lowest=place >= 2)
+        return figure
+
+
+def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
+    axes.set_title("Loss")
+    if training := Series.of(rows, "train/loss"):
+        _draw_smooth(axes, training, BLUE, f"training  {training.smooth().last:.2f}")
+    if held_out := Series.of(rows, "eval/loss"):
+        _draw_line(axes, held_out, ORANGE, f"held out  {held_out.last:.2f}")
+    _legend(axes, "upper right")
+
+
+def _draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
+    axes.set_title("Masked words guessed right, held out")
+    if accuracy := Series.of(rows, "eval/mlm_accuracy"):
+        _draw_line(axes, accuracy, GREEN, f"model  {accuracy.last:.1%}")
+    if commonest := Series.of(rows, "eval/commonest_token_accuracy"):
+        label = f"always the commonest token  {commonest.last:.1%}"
+        style = (0, (4, 3))
+        axes.axhline(commonest.last, color=MIDDLE, linewidth=1.3, linestyle=style, label=label)
+    highest = max([*accuracy.values, *commonest.values, 0.01])
+    axes.set_ylim(0, 1.25 * highest)  # room for the legend above the curve
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _legend(axes, "upper left")
+
+
+def _draw_rate(axes: Axes, rows: Sequence[Row]) -> None:
+    axes.set_title("Learning rate")
+    if rate := Series.of(rows, "train/lr"):
+        axes.fill_between(rate.steps, rate.values, color=VIOLET, alpha=0.10, linewidth=0)
+        _draw_line(axes, rate, VIOLET)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(
+        lambda rate, _: f"{rate:.1e}".replace("e-0", "e-") if rate else "0"
+    )
+
+
+def _draw_speed(axes: Axes, rows: Sequence[Row]) -> None:
+    axes.set_title("Tokens per second")
+    if speed := Series.of(rows, "train/tokens_per_second"):
+        _draw_smooth(axes, speed, INK)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _draw_smooth(axes: Axes, series: Series, color: str, label: str | None = None) -> None:
+    """The moving mean, and behind it, pale, what was measured."""
+    axes.plot(series.steps, series.values, color=color, alpha=0.22, linewidth=0.9)
+    smooth = series.smooth()
+    marker = "o" if series.steps.size == 1 else None
+    axes.plot(smooth.steps, smooth.values, color=color, label=label, marker=marker, markersize=4)
+
+
+def _draw_line(axes: Axes, series: Series, color: str, label: str | None = None) -> None:
+    """A line with a dot for each measurement, while these can be told apart."""
+    marker = "o" if series.steps.size <= 60 else None
+    axes.plot(series.steps, series.values, color=color, label=label, marker=marker, markersize=4)
+
+
+def _legend(axes: Axes, place: str) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=place)
+
+
+def _finish(axes: Axes, last_step: int, *, is_lowest: bool) -> None:
+    axes.set_xlim(0, max(last_step, 1) * 1.01)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(3 if is_lowest else 6))
+    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+    if is_lowest:
+        axes.set_xlabel("step")
+    if not axes.has_data():
+        axes.set_yticks([])
+        middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
+        axes.text(0.5, 0.5, "not measured", color=MIDDLE, **middle)

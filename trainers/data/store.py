@@ -1,0 +1,129 @@
+"""Tokens on disk: written once as a stream, then read as a memory map.
+
+tokens.bin           uint16 below 65,536 entries of the vocabulary, else uint32; no special tokens
+sentence_starts.npy  int64 [num_sentences + 1]: where each sentence starts in tokens.bin
+document_starts.npy  int64 [num_documents + 1]: where each document starts among the sentences
+meta.json            counts, sizes, the digest of the content
+"""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainers.errors import DataError
+
+FORMAT = 1
+_FLUSH_TOKENS = 2**20
+
+
+@dataclass(frozen=True)
+class StoreMeta:
+    """What meta.json holds. `max_sentence_tokens` is the limit that the writer cut sentences to."""
+
+    format: int
+    dtype: str
+    num_tokens: int
+    num_sentences: int
+    num_documents: int
+    max_sentence_tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """Token ids of documents of sentences; no document and no sentence is empty."""
+
+    tokens: NDArray[np.unsignedinteger]
+    sentence_starts: NDArray[np.int64]
+    document_starts: NDArray[np.int64]
+    meta: StoreMeta
+
+    @classmethod
+    def open(cls, folder: Path) -> "Store":
+        """Map a store into memory. Raises DataError when a file is missing or its size is wrong."""
+        try:
+            meta = StoreMeta(**json.loads((folder / "meta.json").read_text()))
+            tokens = np.memmap(folder / "tokens.bin", dtype=meta.dtype, mode="r")
+            sentence_starts = np.load(folder / "sentence_starts.npy", mmap_mode="r")
+            document_starts = np.load(folder / "document_starts.npy", mmap_mode="r")
+        except (OSError, EOFError, ValueError, TypeError) as error:
+            raise DataError(f"{folder}: not a whole token store: {error}") from error
+        sizes = (len(tokens), len(sentence_starts) - 1, len(document_starts) - 1)
+        expected = (meta.num_tokens, meta.num_sentences, meta.num_documents)
+        if meta.format != FORMAT or sizes != expected:
+            raise DataError(
+                f"{folder}: (tokens, sentences, documents) = {sizes}, format {meta.format}, "
+                f"but meta.json says {expected} and this program reads format {FORMAT}"
+            )
+        # Plain arrays over the same mapping: indexing a np.memmap costs several times as much.
+        return cls(
+            np.asarray(tokens), np.asarray(sentence_starts), np.asarray(document_starts), meta
+        )
+
+
+class StoreWriter:
+    """Writes a store document by document, with memory for its sentence starts only.
+
+    Sentences over `max_sentence_tokens` are cut into pieces; empty sentences and documents vanish.
+    """
+
+    def __init__(self, folder: Path, vocab_size: int, max_sentence_tokens: int) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._limit = max_sentence_tokens
+        self._dtype = "uint16" if vocab_size < 2**16 else "uint32"
+        self._buffer = array("H" if vocab_size < 2**16 else "I")
+        self._sentence_starts = array("q", [0])
+        self._document_starts = array("q", [0])
+        self._num_tokens = 0
+        self._digest = hashlib.sha256()
+        self._file = open(folder / "tokens.bin", "wb")  # noqa: SIM115  closed by `close`
+
+    def add_sentence(self, ids: Sequence[int]) -> None:
+        """Append a sentence to the document that is open."""
+        for start in range(0, len(ids), self._limit):
+            piece = ids[start : start + self._limit]
+            self._buffer.extend(piece)
+            self._num_tokens += len(piece)
+            self._sentence_starts.append(self._num_tokens)
+        if len(self._buffer) >= _FLUSH_TOKENS:
+            self._flush()
+
+    def end_document(self) -> None:
+        """Close the open document; the next sentence starts another."""
+        num_sentences = len(self._sentence_starts) - 1
+        if num_sentences > self._document_starts[-1]:
+            self._document_starts.append(num_sentences)
+
+    def close(self) -> StoreMeta:
+        """Write what is left. The store is whole when this returns."""
+        self.end_document()
+        self._flush()
+        self._file.close()
+        for name in ("sentence_starts", "document_starts"):
+            starts = np.frombuffer(getattr(self, f"_{name}"), dtype=np.int64)
+            np.save(self._folder / f"{name}.npy", starts)
+            self._digest.update(starts.tobytes())
+        meta = StoreMeta(
+            format=FORMAT,
+            dtype=self._dtype,
+            num_tokens=self._num_tokens,
+            num_sentences=len(self._sentence_starts) - 1,
+            num_documents=len(self._document_starts) - 1,
+            max_sentence_tokens=self._limit,
+            sha256=self._digest.hexdigest(),
+        )
+        (self._folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2) + "\n")
+        return meta
+
+    def _flush(self) -> None:
+        content = self._buffer.tobytes()
+        self._file.write(content)
+        self._digest.update(content)
+        del self._buffer[:]

@@ -1,0 +1,36 @@
+"""Files that survive a power cut: written beside their place, fsynced, renamed into it."""
+
+import os
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Force a file's bytes, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file at `path`: whoever reads it finds the old content or the new, never a part.
+
+    Raises OSError, and then leaves the old file as it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of UTF-8."""
+    write_bytes(path, text.encode())

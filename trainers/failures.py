@@ -1,0 +1,98 @@
+"""From an exception to the words, the JSON line and the exit code with which a process ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import re
+import signal
+import sys
+import traceback
+
+from launch.local import Outcome
+from trainers.errors import MemoryLimitError, PeerLostError, RunError, StorageError
+from trainers.redact import redact_text
+
+INTERRUPTED = 130  # 128 + SIGINT, as in a shell
+UNEXPECTED = 1
+
+
+def report(error: BaseException, rank: int | None, *, verbose: bool, words: bool = True) -> int:
+    """Tells stderr why this process ends, and returns its exit code.
+
+    Args:
+        rank: None in the launcher.
+        verbose: with a traceback also where the message says enough.
+        words: False where another rank says the same thing already.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    known = explain(error)
+    lines = []
+    if known is None or verbose:
+        lines += [line.rstrip("\n") for line in traceback.format_exception(error)]
+    text = str(known) if known is not None else f"{type(error).__name__}: {error}"
+    code = known.exit_code if known is not None else UNEXPECTED
+    step = getattr(error, "step", None)
+    if words:
+        _print([*lines, *_last_words(text, rank, step, code)])
+    return code
+
+
+def report_outcome(outcome: Outcome) -> None:
+    """Speaks for a rank that could not: one that a signal has ended."""
+    if outcome.signum is None:
+        return
+    name = signal.Signals(outcome.signum).name
+    if outcome.rank is None:
+        _print([f"stopped by {name}; the same command resumes from the last checkpoint"])
+        return
+    text = f"rank {outcome.rank} was killed by {name}"
+    if outcome.signum == signal.SIGKILL:
+        text += ", as a machine does that runs out of memory"
+    _print(_last_words(text, outcome.rank, None, outcome.exit_code))
+
+
+def _last_words(text: str, rank: int | None, step: int | None, code: int) -> list[str]:
+    record = {"reason": text, "rank": rank, "step": step, "exit_code": code}
+    return [f"error: {text}", json.dumps(record)]
+
+
+def explain(error: BaseException) -> RunError | None:
+    """`error` as one that a person can act on; None for a bug, whose traceback is the message."""
+    if isinstance(error, RunError):
+        return error
+    text = str(error)
+    if isinstance(error, MemoryError) or _names(error) & {"OutOfMemoryError"} or _no_memory(text):
+        return MemoryLimitError(
+            f"out of memory ({_first_line(text) or 'the machine has no more'}): "
+            "set a smaller batch.micro_size, the global batch stays the same"
+        )
+    if _names(error) & {"DistError"} or "gloo" in text.lower():
+        # gloo begins with a line of its source and ends with advice.
+        words = re.sub(r"\[/\S+:\d+\] ", "", _first_line(text)).split(" This is typically")[0]
+        return PeerLostError(f"another rank died or did not answer ({words})")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return StorageError(f"cannot write: {error}")
+    return None
+
+
+def _names(error: BaseException) -> set[str]:
+    """Names of its classes: torch's are recognised without an import of torch."""
+    return {kind.__name__ for kind in type(error).__mro__}
+
+
+def _no_memory(text: str) -> bool:
+    return "can't allocate memory" in text or "CUDA out of memory" in text
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n", 1)[0]
+
+
+def _print(lines: list[str]) -> None:
+    with contextlib.suppress(OSError, ValueError):  # stderr may be a pipe that nobody reads
+        # In one write, or the lines of several ranks get mixed.
+        sys.stderr.write(redact_text("\n".join(lines)) + "\n")
+        sys.stderr.flush()

@@ -1,0 +1,125 @@
+"""`came-train`: the door of pretraining. Outside are words, inside are typed objects.
+
+    came-train a=b ...                     launcher: check everything, prepare the data, start ranks
+    torchrun -m trainers.pretrain a=b ...  rank (RANK is in the environment): check, and train
+
+Both read the same words, so any launcher that sets torch's usual environment will do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from launch.local import die_with_launcher, run_local
+from trainers.compose import CONFIGS, LEAVES, choices, compose
+from trainers.errors import ConfigError
+from trainers.failures import report, report_outcome
+
+HELP = """\
+came-train key=value ...     pretrains BERT with CAME under DeepSpeed ZeRO, on all GPUs or CPU cores
+
+  came-train experiment=quickstart
+  came-train experiment=quickstart optimizer=adamw train.steps=50 run.dir=runs/adamw
+  came-train experiment=quickstart data=text data.path=my_texts/
+  torchrun --nproc-per-node 2 -m trainers.pretrain experiment=quickstart zero.stage=3
+
+Choices, files in {folder}:
+{choices}
+
+Values, as section.key=value; their units, reasons and defaults stand in the same files:
+{keys}
+  deepspeed    any other key of DeepSpeed's config
+
+The same command started again resumes. --traceback (or CAME_TRACEBACK=1) shows where errors arise.
+Exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 not a number, 6 storage, 7 peer lost,
+8 memory, 9 run.dir in use."""
+
+
+@dataclass
+class CommandLine:
+    """The words of a command, sorted."""
+
+    overrides: list[str] = field(default_factory=list)
+    help: bool = False
+    traceback: bool = False
+
+
+def read(words: Sequence[str], environ: Mapping[str, str]) -> CommandLine:
+    """Sorts the words of a command; a word that is nothing else is an override."""
+    line, rest = CommandLine(traceback=environ.get("CAME_TRACEBACK") == "1"), list(words)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-h", "--help"):
+            line.help = True
+        elif word == "--traceback":
+            line.traceback = True
+        elif word in (
+            "--local_rank",
+            "--local-rank",
+        ):  # the deepspeed launcher's; see LOCAL_RANK
+            del rest[:1]
+        elif not word.startswith(("--local_rank=", "--local-rank=")):
+            line.overrides.append(word)
+    return line
+
+
+def main() -> None:
+    """Runs the words of the command line and ends the process with the exit code of the run."""
+    die_with_launcher()
+    line = read(sys.argv[1:], os.environ)
+    rank = int(os.environ["RANK"]) if "RANK" in os.environ else None
+    try:
+        code = _help() if line.help else _launch(line) if rank is None else _train(line)
+    except (Exception, KeyboardInterrupt) as error:
+        # What is wrong with the configuration is wrong on every rank: one of them says so.
+        words = not (isinstance(error, ConfigError) and rank)
+        code = report(error, rank, verbose=line.traceback, words=words)
+    sys.stdout.flush()
+    if code and rank is not None:
+        # Threads and exit handlers of a process group with a dead member may wait for it forever.
+        os._exit(code)
+    sys.exit(code)
+
+
+def _launch(line: CommandLine) -> int:
+    """Everything that can be refused is refused here, once, before there are ranks."""
+    config = compose(line.overrides)
+    from trainers.data.prepare import prepare
+    from trainers.run.folder import check
+
+    check(config.run.dir)
+    prepare(config.data, config.objective.sequence_length)
+    flags = ["--traceback"] if line.traceback else []
+    command = [sys.executable, "-m", "trainers.pretrain", *flags, *line.overrides]
+    outcome = run_local(command, config.launch.processes, config.runtime.threads)
+    report_outcome(outcome)
+    return outcome.exit_code
+
+
+def _train(line: CommandLine) -> int:
+    if "WORLD_SIZE" not in os.environ:
+        raise ConfigError("the environment sets RANK but not WORLD_SIZE: set both or none")
+    config = compose(line.overrides, int(os.environ["WORLD_SIZE"]))
+    from trainers.run.loop import run
+
+    run(config)
+    return 0
+
+
+def _help() -> int:
+    groups = [f"  {name:<12} {', '.join(names)}" for name, names in choices().items()]
+    sections: dict[str, list[str]] = {}
+    for key in LEAVES:
+        section, _, name = key.partition(".")
+        if name and name != "name":  # a name is set by choosing a file
+            sections.setdefault(section, []).append(name)
+    keys = [f"  {section:<12} {' '.join(names)}" for section, names in sections.items()]
+    print(HELP.format(folder=CONFIGS, choices="\n".join(groups), keys="\n".join(keys)))
+    return 0
+
+
+if __name__ == "__main__":
+    main()

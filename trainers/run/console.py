@@ -1,0 +1,123 @@
+"""What a person sees of a run: a progress bar on a terminal, one line per log elsewhere."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Numbers = Mapping[str, float | int | None]
+
+# metric -> words on the screen; what is not listed stays in the file
+_PARTS: dict[str, Callable[[float], str]] = {
+    "train/loss": lambda value: f"loss {value:.4f}",
+    "train/lr": lambda value: f"lr {value:.2e}",
+    "train/tokens_per_second": lambda value: f"{_short(value)} tokens/s",
+    "eval/loss": lambda value: f"held out {value:.4f}",
+    "eval/mlm_accuracy": lambda value: f"accuracy {value:.1%}",
+    "eval/commonest_token_accuracy": lambda value: f"(commonest token {value:.1%})",
+    "eval/nsp_accuracy": lambda value: f"nsp {value:.1%}",
+}
+
+
+class Console:
+    """Writes to stdout; falls silent for good if nobody reads it any more."""
+
+    def __init__(self, total_steps: int, resume_step: int) -> None:
+        self._total_steps = total_steps
+        self._started = time.monotonic()
+        self._first_step = resume_step
+        self._bar: Progress | None = None
+        self._silent = False
+        self._guard(lambda: self._start_bar(resume_step))
+
+    def log(self, numbers: Numbers) -> None:
+        """Show one step."""
+        self._guard(lambda: self._show_bar(numbers) if self._bar else self._print_line(numbers))
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+        if self._bar:
+            self._guard(self._bar.stop)
+
+    def _start_bar(self, resume_step: int) -> None:
+        if not sys.stdout.isatty():
+            return
+        self._bar = Progress(
+            TextColumn("[bold]step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[words]}"),
+            console=RichConsole(file=sys.stdout),
+            expand=True,
+        )
+        self._bar.add_task("train", total=self._total_steps, completed=resume_step, words="")
+        self._bar.start()
+
+    def _show_bar(self, numbers: Numbers) -> None:
+        """Held-out results stay above the bar, the rest is replaced in it."""
+        assert self._bar is not None
+        task = self._bar.task_ids[0]
+        training = _words({k: v for k, v in numbers.items() if k.startswith("train/")})
+        if training:
+            self._bar.update(task, completed=numbers["step"], words=training)
+        held_out = _words({k: v for k, v in numbers.items() if k.startswith("eval/")})
+        if held_out:
+            self._bar.console.print(f"step {numbers['step']}  {held_out}", highlight=False)
+
+    def _print_line(self, numbers: Numbers) -> None:
+        step = numbers["step"]
+        width = len(str(self._total_steps))
+        print(
+            f"step {step:>{width}}/{self._total_steps}  {_words(numbers)}{self._remaining(step)}",
+            flush=True,
+        )
+
+    def _remaining(self, step: float | int | None) -> str:
+        done = (step or 0) - self._first_step
+        if done <= 0:
+            return ""
+        seconds_per_step = (time.monotonic() - self._started) / done
+        left = seconds_per_step * (self._total_steps - self._first_step - done)
+        minutes, seconds = divmod(round(left), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"  {hours}:{minutes:02d}:{seconds:02d} left"
+
+    def _guard(self, show: Callable[[], None]) -> None:
+        if self._silent:
+            return
+        try:
+            show()
+        except (OSError, ValueError):  # a reader that went away, a full disk, a closed stream
+            self._silent = True
+            _discard_stdout()
+
+
+def _words(numbers: Numbers) -> str:
+    """Numbers in the order and words of `_PARTS`; a null is a number that was not finite."""
+    parts = []
+    for name, words in _PARTS.items():
+        if name in numbers:
+            value = numbers[name]
+            parts.append(words(float("nan") if value is None else value))
+    return "  ".join(parts)
+
+
+def _short(value: float) -> str:
+    """1234567 -> "1.2M", 41234 -> "41.2k"."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.1f}{letter}"
+    return f"{value:.0f}"
+
+
+def _discard_stdout() -> None:
+    """Point stdout at nothing: else Python's flush at exit makes a broken pipe a failed run."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)

@@ -1,0 +1,47 @@
+"""Which settings a run must share with the checkpoint it goes on from, and which may change."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from trainers.config import Config
+from trainers.redact import redact
+
+# What is learned: a change makes it another run, which needs another folder.
+_SAME = ("model", "objective", "optimizer", "run.seed", "batch.global_size")
+# How fast, and for how long: a change is told and accepted.
+_FREE = (
+    *("schedule", "train.steps", "train.gradient_clipping"),
+    *("batch.micro_size", "zero", "runtime.dtype", "deepspeed"),
+)
+
+
+def identity(config: Config, *, data: str, tokenizer: str) -> dict[str, Any]:
+    """Dotted keys whose values must be equal; `data` and `tokenizer` are fingerprints."""
+    return {
+        **_chosen(config, _SAME),
+        "data (fingerprint)": data,
+        "tokenizer (fingerprint)": tokenizer,
+    }
+
+
+def setting(config: Config, *, world_size: int) -> dict[str, Any]:
+    """Dotted keys whose values may differ from the checkpoint's."""
+    return {**_chosen(config, _FREE), "world_size": world_size}
+
+
+def _chosen(config: Config, prefixes: tuple[str, ...]) -> dict[str, Any]:
+    flat = dict(_flatten(redact(asdict(config))))
+    return {
+        key: value
+        for key, value in flat.items()
+        if any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+    }
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

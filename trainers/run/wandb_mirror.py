@@ -1,0 +1,169 @@
+"""Weights & Biases as a mirror of metrics.jsonl: never needed, never fatal, never waited."""
+
+import logging
+import netrc
+import os
+import re
+import secrets
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from trainers import durable
+from trainers.redact import redact, redact_text
+
+if TYPE_CHECKING:
+    from trainers.config import Config
+
+logger = logging.getLogger(__name__)
+
+ID_FILE = "wandb_id"
+_ANSWER_SECONDS = 3.0
+_INIT_SECONDS = 30.0
+_FINISH_SECONDS = 60.0
+_DEFAULT_URL = "https://api.wandb.ai"
+
+
+class WandbMirror:
+    """One W&B run per run folder, from rank 0; after the first failure it says so and stays off."""
+
+    def __init__(self, folder: Path, config: "Config") -> None:
+        self._run: Any = None
+        mode = choose_mode(config.logging.mode)
+        self._run = _within(_INIT_SECONDS, "started", lambda: _start(folder, config, mode))
+
+    def log(self, numbers: Mapping[str, float | int | None]) -> None:
+        """Queue one step; W&B sends it from a process of its own."""
+        if self._run is None:
+            return
+        try:
+            self._run.log({name: value for name, value in numbers.items() if value is not None})
+        except Exception as error:  # whatever a mirror throws, the run goes on
+            logger.warning("W&B stopped taking numbers: %s", redact_text(str(error)))
+            self._run = None
+
+    def close(self) -> None:
+        """End the W&B run; what was not sent in a minute stays on the disk for `wandb sync`."""
+        run, self._run = self._run, None
+        if run is not None:
+            _within(_FINISH_SECONDS, "finished", run.finish)
+
+
+def choose_mode(asked: str) -> str:
+    """Decide for "online" or "offline" before W&B starts: a start that fails costs minutes.
+
+    "auto" is online only with a login (WANDB_API_KEY or a netrc entry) and a server that answers
+    within 3 seconds.
+    """
+    if asked != "auto":
+        return asked
+    url = os.environ.get("WANDB_BASE_URL", _DEFAULT_URL)
+    if not _has_login(url):
+        reason = "no login was found (WANDB_API_KEY or `wandb login`)"
+    elif not _answers(url):
+        reason = f"{urlsplit(url).hostname} does not answer"
+    else:
+        return "online"
+    logger.warning("W&B is offline: %s; `wandb sync` in the run folder sends it later", reason)
+    return "offline"
+
+
+def run_id(folder: Path) -> str:
+    """The id kept in the run folder, so that a resumed job stays one W&B run."""
+    path = folder / ID_FILE
+    if path.exists():
+        kept = path.read_text(encoding="utf-8").strip()
+        if re.fullmatch(r"[A-Za-z0-9_\-]{1,64}", kept):
+            return kept
+        logger.warning("%s is not a W&B id: a new one is made", path)
+    made = secrets.token_hex(4)
+    durable.write_text(path, made + "\n")
+    return made
+
+
+def _start(folder: Path, config: "Config", mode: str) -> Any:
+    import wandb
+
+    run = wandb.init(
+        project=config.logging.project,
+        name=folder.name,
+        id=run_id(folder),
+        resume="allow",
+        mode=mode,
+        dir=str(folder),
+        config=redact(asdict(config)),
+        settings=wandb.Settings(
+            init_timeout=_INIT_SECONDS,
+            finish_timeout=_FINISH_SECONDS,
+            console="off",
+            silent=True,
+            save_code=False,
+            # The command line and the git remote may hold secrets.
+            x_disable_meta=True,
+            disable_git=True,
+        ),
+    )
+    # Our step as the x axis: W&B's own may not go back, as a run does that resumes.
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    return run
+
+
+def _within(seconds: float, verb: str, action: Callable[[], Any]) -> Any:
+    """The result of `action`; None, with a warning, if it fails or takes longer.
+
+    One that takes longer is left behind in a daemon thread, which does not keep the process alive.
+    """
+    outcome: dict[str, Any] = {}
+
+    def target() -> None:
+        try:
+            outcome["result"] = action()
+        except BaseException as error:  # W&B raises SystemExit and the like here
+            outcome["error"] = error
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    thread.join(seconds + 1)
+    if "result" in outcome:
+        return outcome["result"]
+    reason = outcome.get("error") or f"no answer in {seconds:.0f} s"
+    logger.warning("W&B could not be %s: %s", verb, redact_text(str(reason)))
+    return None
+
+
+def _has_login(url: str) -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        file = os.environ.get("NETRC") or str(Path.home() / ".netrc")
+        return netrc.netrc(file).authenticators(urlsplit(url).hostname or "") is not None
+    except (OSError, RuntimeError, netrc.NetrcParseError):
+        return False
+
+
+def _answers(url: str) -> bool:
+    """Whether the server sends any HTTP answer: one that accepts and then sleeps is gone too."""
+    outcome: list[bool] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS):
+                outcome.append(True)
+        except urllib.error.HTTPError:
+            outcome.append(True)  # an error page is an answer
+        except (OSError, ValueError):
+            outcome.append(False)
+
+    thread = threading.Thread(
+        target=ask, daemon=True
+    )  # a name server can take longer than the timeout
+    thread.start()
+    thread.join(_ANSWER_SECONDS + 0.5)
+    return bool(outcome) and outcome[0]

@@ -1,0 +1,138 @@
+"""What types cannot say: limits of single values, and settings that must fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter
+
+from trainers.config import Config
+from trainers.deepspeed_keys import problems_of_block
+
+# key: (lowest, highest, the ends themselves are allowed)
+INF = float("inf")
+LIMITS: dict[str, tuple[float, float, bool]] = {
+    "run.seed": (0, 2**63 - 1, True),
+    "model.layers": (1, INF, True),
+    "model.hidden": (1, INF, True),
+    "model.heads": (1, INF, True),
+    "model.intermediate": (1, INF, True),
+    "model.max_positions": (1, INF, True),
+    "model.vocab_multiple": (1, INF, True),
+    "objective.sequence_length": (8, INF, True),
+    "objective.mask_fraction": (0, 1, False),
+    "objective.max_predictions": (1, INF, True),
+    "objective.short_fraction": (0, 1, True),
+    "data.vocab_size": (300, INF, True),  # below, not even the letters have pieces of their own
+    "data.heldout_fraction": (0, 0.5, False),
+    "optimizer.lr": (0, INF, False),
+    "optimizer.clip_threshold": (0, INF, False),
+    "optimizer.weight_decay": (0, INF, True),
+    "schedule.warmup_fraction": (0, 1, True),
+    "train.steps": (1, INF, True),
+    "train.log_every": (1, INF, True),
+    "train.gradient_clipping": (0, INF, True),
+    "eval.every": (0, INF, True),
+    "eval.samples": (1, INF, True),
+    "batch.global_size": (1, INF, True),
+    "batch.micro_size": (0, INF, True),
+    "runtime.threads": (0, INF, True),
+    "runtime.timeout_seconds": (1, INF, True),
+    "checkpoint.every": (0, INF, True),
+    "checkpoint.keep": (2, INF, True),  # one may turn out to be damaged
+    "launch.processes": (0, INF, True),
+}
+
+
+def problems_of(config: Config, world_size: int) -> list[str]:
+    """Every reason why `world_size` ranks cannot run `config`, in words."""
+    return [
+        *_limits(config),
+        *_model(config),
+        *_batch(config, world_size),
+        *_optimizer(config),
+        *_data(config),
+        *_zero(config),
+        *problems_of_block(config.deepspeed),
+    ]
+
+
+def _limits(config: Config) -> Iterator[str]:
+    for key, (low, high, closed) in LIMITS.items():
+        value = attrgetter(key)(config)
+        inside = low <= value <= high if closed else low < value < high
+        if not inside:
+            yield f"{key} must be {_range(low, high, closed)}, not {value}"
+    if not 0 <= config.model.dropout < 1:
+        yield f"model.dropout must be at least 0 and below 1, not {config.model.dropout}"
+
+
+def _range(low: float, high: float, closed: bool) -> str:
+    if high == INF:
+        return f"{low} or more" if closed else f"above {low}"
+    return f"from {low} to {high}" if closed else f"between {low} and {high}"
+
+
+def _model(config: Config) -> Iterator[str]:
+    model, objective = config.model, config.objective
+    if model.heads > 0 and model.hidden % model.heads:
+        yield f"model.hidden={model.hidden} is not divisible by model.heads={model.heads}"
+    if objective.sequence_length > model.max_positions:
+        yield (
+            f"objective.sequence_length={objective.sequence_length} is longer than the model's "
+            f"positions: shorten it, or set model.max_positions (now {model.max_positions})"
+        )
+    if objective.max_predictions > objective.sequence_length:
+        yield (
+            f"objective.max_predictions={objective.max_predictions} is more than the "
+            f"objective.sequence_length={objective.sequence_length} tokens of a sequence"
+        )
+
+
+def _batch(config: Config, world_size: int) -> Iterator[str]:
+    size, micro = config.batch.global_size, config.batch.micro_size
+    unit = max(micro, 1) * world_size
+    if size < 1 or size % unit == 0:  # a size below 1 is among the limits already
+        return
+    micro_words = f"batch.micro_size={micro} x " if micro else ""
+    below = size // unit * unit
+    near = f"{below} and {below + unit}" if below else f"{unit} and {2 * unit}"
+    yield (
+        f"batch.global_size={size} is not divisible by {micro_words}{world_size} processes"
+        f"{f' = {unit}' if micro else ''}; the nearest valid sizes are {near}"
+    )
+
+
+def _optimizer(config: Config) -> Iterator[str]:
+    optimizer = config.optimizer
+    num_betas, num_eps = {"came": (3, 2), "adamw": (2, 1)}[optimizer.name]
+    for name, given, wanted in (
+        ("betas", optimizer.betas, num_betas),
+        ("eps", optimizer.eps, num_eps),
+    ):
+        if len(given) != wanted:
+            words = f"{wanted} value{'s' if wanted > 1 else ''}"
+            yield f"optimizer.{name}={list(given)}: {optimizer.name} takes {words}"
+    if not all(0 <= beta < 1 for beta in optimizer.betas):
+        yield f"optimizer.betas={list(optimizer.betas)}: each must be at least 0 and below 1"
+    if not all(eps >= 0 for eps in optimizer.eps):
+        yield f"optimizer.eps={list(optimizer.eps)}: each must be 0 or more"
+
+
+def _data(config: Config) -> Iterator[str]:
+    data = config.data
+    if not config.run.dir:
+        yield "run.dir is empty: name a folder for the run"
+    if data.name == "text" and not data.path:
+        yield "data=text needs data.path=FILE_OR_FOLDER of .txt"
+    if data.name != "text" and data.path is not None:
+        yield f"data.path={data.path} is read by data=text only, and data={data.name} was chosen"
+    if data.name == "pydocs" and not data.packages:
+        yield "data.packages is empty: name the packages whose documentation is read"
+
+
+def _zero(config: Config) -> Iterator[str]:
+    zero = config.zero
+    if zero.offload_optimizer and zero.stage == 0:
+        yield "zero.offload_optimizer needs zero.stage 1, 2 or 3, not 0"
+    if zero.round_robin_gradients and zero.stage not in (1, 2):
+        yield f"zero.round_robin_gradients needs zero.stage 1 or 2, not {zero.stage}"
