@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from came import CAME
@@ -12,9 +14,10 @@ from trainers.data.batches import MaskedLMBatches
 from trainers.data.prepare import Prepared, prepare
 from trainers.data.tokenizer import fingerprint
 from trainers.errors import ConfigError, DataError
-from trainers.models import build_bert
+from trainers.models import build_bert, set_unigram_bias
 from trainers.objectives.masked_lm import MaskedLM
 
+COUNTED_TOKENS = 2**24  # enough for frequencies, and read in a moment
 HELDOUT_SEED = 0  # the same held-out masks and pairs in every run, so that runs compare
 
 
@@ -28,6 +31,7 @@ class Data:
     pad_id: int
     fingerprint: str
     tokenizer_fingerprint: str
+    token_counts: NDArray[np.int64]  # of each entry of the vocabulary, in the head of the data
 
 
 def build_data(config: Config) -> Data:
@@ -52,6 +56,9 @@ def build_data(config: Config) -> Data:
         prepared.special.pad,
         prepared.fingerprint,
         fingerprint(prepared.tokenizer),
+        np.bincount(
+            prepared.train.tokens[:COUNTED_TOKENS], minlength=prepared.tokenizer.get_vocab_size()
+        ),
     )
 
 
@@ -68,7 +75,10 @@ def build_module(config: Config, data: Data) -> nn.Module:
             f"objective.sequence_length={config.objective.sequence_length} is longer than "
             f"model.max_positions={config.model.max_positions}"
         )
-    return MaskedLM(build_bert(config.model, data.vocab_size, data.pad_id, config.run.seed))
+    model = build_bert(config.model, data.vocab_size, data.pad_id, config.run.seed)
+    if config.model.unigram_bias:
+        set_unigram_bias(model, data.token_counts)
+    return MaskedLM(model)
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:

@@ -26,6 +26,7 @@ class ModelConfig:
     intermediate: int
     max_positions: int
     dropout: float
+    unigram_bias: bool  # the head starts at the words' frequencies in the data, not at equal odds
     vocab_multiple: int = 8  # the vocabulary is padded up to this multiple: faster matmuls
 
 

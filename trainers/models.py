@@ -1,6 +1,8 @@
 """Models by configuration, from transformers, with random weights."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import BertConfig, BertForPreTraining
 
 from trainers.config import ModelConfig
@@ -27,3 +29,14 @@ def build_bert(config: ModelConfig, vocab_size: int, pad_id: int, seed: int) -> 
     )
     torch.manual_seed(seed)
     return BertForPreTraining(settings)
+
+
+@torch.no_grad()
+def set_unigram_bias(model: BertForPreTraining, counts: NDArray[np.int64]) -> None:
+    """Let the head start with the frequencies of words: its bias is their logarithm.
+
+    `counts` has one number for each entry of the vocabulary; none is taken as one.
+    """
+    frequencies = torch.from_numpy(np.maximum(counts, 1) / counts.sum())
+    model.cls.predictions.bias[: len(counts)] = frequencies.log().float()
+    model.cls.predictions.bias[len(counts) :] = frequencies.log().min()  # padding of the vocabulary

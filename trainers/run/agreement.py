@@ -62,8 +62,8 @@ def is_distributed() -> bool:
 
 
 def own_rank() -> int:
-    return dist.getown_rank() if is_distributed() else 0
+    return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    return dist.getworld_size() if is_distributed() else 1
+    return dist.get_world_size() if is_distributed() else 1

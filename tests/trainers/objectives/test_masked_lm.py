@@ -19,6 +19,7 @@ MODEL = ModelConfig(
     intermediate=64,
     max_positions=64,
     dropout=0.0,
+    unigram_bias=False,
 )
 
 
