@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import torch.distributed as dist
+
 from came.optimizer import CAME
-from came.sharding.deepspeed import original_shape
-from came.sharding.discover import discover, parameter_names
+from came.sharding import deepspeed
+from came.sharding.discover import discover, parameter_names, require_factors
 from came.sharding.ledger import Ledger, ledger_rows
 
 
@@ -26,16 +28,12 @@ def bind(target: Any) -> Ledger:
         )
     module = getattr(target, "module", None)
     names = parameter_names(module) if module is not None else optimizer.original_names
-    shards = discover(optimizer, names)
-    factored = any(param.factored for shard in shards for param in shard.layout.params)
-    if not factored and any(len(original_shape(param)) >= 2 for param in names):
-        raise RuntimeError(
-            "the model has matrices, but CAME would factor none of them; build CAME from "
-            "model.parameters() before anything flattens them"
-        )
+    wrapper = getattr(target, "optimizer", None) or deepspeed.find_wrapper(optimizer)
+    shards = discover(optimizer, wrapper, names)
+    require_factors(shards, names)
     optimizer.adopt(shards)
     for shard in shards:
         optimizer.state_of(shard)
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
     rows = [row for shard in shards for row in ledger_rows(shard, optimizer.param_groups)]
-    world_size = max((shard.layout.split.world_size for shard in shards), default=1)
     return Ledger(tuple(rows), world_size)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from came.reduce import drive
 from came.rules import came as rule
-from came.rules.factored import allocate, tasks
+from came.rules.factored import allocate, compute_dtype, tasks
 from came.sharding import deepspeed
-from came.sharding.shard import Shard, plain_shards
+from came.sharding.discover import discover, require_factors
+from came.sharding.shard import Shard, unexplained
 
 
 class CAME(torch.optim.Optimizer):
@@ -50,10 +51,11 @@ class CAME(torch.optim.Optimizer):
     ) -> None:
         self.original_names: dict[Tensor, str] = {}
         self._shards: dict[Tensor, Shard] = {}
+        self._checked: set[Tensor] = set()  # whose state is known to fit
         defaults = {
             "lr": lr,
-            "betas": tuple(betas),
-            "eps": tuple(eps),
+            "betas": betas,
+            "eps": eps,
             "clip_threshold": clip_threshold,
             "weight_decay": weight_decay,
         }
@@ -78,7 +80,8 @@ class CAME(torch.optim.Optimizer):
     ) -> float | None:
         """Update the parameters that have a gradient.
 
-        Sums two small buffers over the group that shards the parameters, however many there are.
+        Sums two small buffers over the group that shards the parameters, however many there are;
+        where a wrapper shards them, the first step also shares one verdict on the layout.
 
         Raises:
             RuntimeError: the parameters are sharded or wrapped in a way that is not supported.
@@ -89,13 +92,13 @@ class CAME(torch.optim.Optimizer):
                 loss = closure()
         if deepspeed.is_allocation_step():
             return loss
-        by_device: dict[torch.device, list[tuple[Shard, dict[str, Any]]]] = {}
+        together: dict[Any, list[tuple[Shard, dict[str, Any]]]] = {}
         for group in self.param_groups:
             for tensor in group["params"]:
-                if tensor.grad is not None:
-                    pair = (self.shard(tensor), group)
-                    by_device.setdefault(tensor.device, []).append(pair)
-        for pairs in by_device.values():
+                if tensor.grad is not None and tensor.numel() > 0:
+                    shard = self.shard(tensor)
+                    together.setdefault((tensor.device, shard.group), []).append((shard, group))
+        for pairs in together.values():
             self._update(pairs)
         return loss
 
@@ -131,28 +134,23 @@ class CAME(torch.optim.Optimizer):
                 wrapper that is known.
         """
         if tensor not in self._shards:
-            if tensor in self.original_names:
-                self.adopt(plain_shards(self, self.original_names))
-            elif (wrapper := deepspeed.find_wrapper(self)) is not None:
-                self.adopt(deepspeed.read(wrapper, self.original_names))
+            wrapper = None if tensor in self.original_names else deepspeed.find_wrapper(self)
+            shards = discover(self, wrapper, self.original_names)
+            require_factors(shards, self.original_names)
+            self.adopt(shards)
         if tensor not in self._shards:
-            raise RuntimeError(
-                f"CAME was asked to update a tensor of shape {tuple(tensor.shape)} that it was not "
-                "built with and that no DeepSpeed optimizer in this process explains; build CAME "
-                "from the model's parameters and hand it to deepspeed.initialize(optimizer=...), "
-                "or add the tensor with add_param_group"
-            )
+            raise unexplained(tensor)
         return self._shards[tensor]
 
     def state_of(self, shard: Shard) -> dict[str, Tensor]:
         """The state of a shard, allocated where it does not exist yet."""
         state: dict[str, Any] = self.state[shard.tensor]
-        if not isinstance(state.get("step"), Tensor):
-            # New, or loaded from came-pytorch, which counts in an int and has no clip factor.
-            steps = state.pop("step", 0)
-            for key, value in allocate(shard.tensor, shard.layout).items():
-                state.setdefault(key, value)
-            state["step"].fill_(steps)
+        if shard.tensor not in self._checked:
+            if "exp_avg" in state:
+                _complete(state, shard)
+            else:
+                state.update(allocate(shard.tensor, shard.layout))
+            self._checked.add(shard.tensor)
         return state
 
     def adopt(self, shards: Iterable[Shard]) -> None:
@@ -166,9 +164,10 @@ class CAME(torch.optim.Optimizer):
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         for saved_id, param in zip(saved_ids, params, strict=True):
             for key, value in state_dict["state"].get(saved_id, {}).items():
-                if isinstance(value, Tensor):
-                    device = None if key == "step" else param.device
-                    self.state[param][key] = value.detach().clone().to(device)
+                if isinstance(value, Tensor) and key != "step":
+                    dtype = compute_dtype(param.dtype)
+                    self.state[param][key] = value.detach().clone().to(param.device, dtype)
+        self._checked.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy knows what it was built with, so that it never takes a flat slice for a vector.
@@ -177,10 +176,41 @@ class CAME(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.setdefault("original_names", {})
         self.__dict__.setdefault("_shards", {})
+        self.__dict__.setdefault("_checked", set())
         super().__setstate__(state)
 
 
+def _complete(state: dict[str, Any], shard: Shard) -> None:
+    """Make loaded state whole, or raise a RuntimeError if it is not of this layout.
+
+    The state of `came-pytorch` for a whole parameter is taken: it counts in an int, and has no clip
+    factor.  What it kept for a flat slice is no state of CAME.
+    """
+    state.pop("RMS", None)
+    state.setdefault("clip_factor", None)
+    wanted = allocate(shard.tensor, shard.layout)
+    state["step"] = torch.as_tensor(float(state.get("step", 0)))
+    if state["clip_factor"] is None:
+        del state["clip_factor"]
+        if "clip_factor" in wanted:
+            state["clip_factor"] = wanted["clip_factor"]
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    shapes = {key: tuple(value.shape) for key, value in wanted.items()}
+    if found != shapes:
+        raise RuntimeError(
+            f"the loaded state of {shard.layout.params[0].name} does not fit: it has {found}, and "
+            f"CAME keeps {shapes}; it was saved by an optimizer that saw a flat vector, or under "
+            "another sharding: load the weights without the optimizer"
+        )
+
+
 def _check_options(group: dict[str, Any]) -> None:
+    for name in ("betas", "eps"):
+        if not isinstance(group[name], list | tuple) or not all(map(_is_number, group[name])):
+            raise ValueError(f"{name} is {group[name]!r}; it must be a sequence of numbers")
+    for name in ("clip_threshold", "weight_decay"):
+        if not _is_number(group[name]):
+            raise ValueError(f"{name} is {group[name]!r}; it must be a number")
     betas, eps = group["betas"], group["eps"]
     if not float(group["lr"]) >= 0:
         raise ValueError(f"lr is {group['lr']!r}; it must be a number >= 0")
@@ -192,3 +222,7 @@ def _check_options(group: dict[str, Any]) -> None:
         raise ValueError(f"clip_threshold is {group['clip_threshold']!r}; it must be > 0")
     if not group["weight_decay"] >= 0:
         raise ValueError(f"weight_decay is {group['weight_decay']!r}; it must be >= 0")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)

@@ -60,7 +60,7 @@ def entries(engine: Any) -> list[Entry]:
     """
     optimizer, module = engine.basic_optimizer, engine.module
     names = parameter_names(module)
-    shards = discover(optimizer, names)
+    shards = discover(optimizer, engine.optimizer, names)
     if isinstance(optimizer, CAME):
         optimizer.adopt(shards)
     found = [entry for shard in shards for entry in _shard_entries(optimizer, shard)]

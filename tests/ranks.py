@@ -1,9 +1,11 @@
 """Runs a function on several gloo ranks on this machine, with a bound on the time."""
 
+import logging
 import os
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -55,6 +57,8 @@ def _rank(
         world_size=world_size,
         timeout=timedelta(seconds=60),
     )
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     try:
         function(*args)
     except BaseException:

@@ -62,11 +62,19 @@ def compose(overrides: Sequence[str], world_size: int | None = None) -> Config:
         text = str(error) or str(error.__cause__)
         raise ConfigError(_message([*problems, text])) from error
     if config is not None:
-        world_size = world_size or config.launch.processes or default_processes()
+        world_size = world_size or config.launch.processes or _processes_for(config)
         problems += problems_of(config, world_size)
     if problems or config is None or world_size is None:
         raise ConfigError(_message(problems))
     return _concrete(config, world_size)
+
+
+def _processes_for(config: Config) -> int:
+    """One per device; fewer where the batch does not divide and nobody said how to divide it."""
+    devices, size = default_processes(), config.batch.global_size
+    if config.batch.micro_size or size < 1:
+        return devices
+    return next(number for number in range(devices, 0, -1) if size % number == 0)
 
 
 def _concrete(config: Config, world_size: int) -> Config:

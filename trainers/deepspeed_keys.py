@@ -45,6 +45,30 @@ zero_quantized_gradients zero_quantized_nontrainable_weights zero_quantized_weig
 TOP_LEVEL = frozenset(_TOP_LEVEL.split())
 ZERO = frozenset(_ZERO.split())
 
+# Sections that DeepSpeed reads name by name, so that it swallows a typo, and all names in them.
+_SECTIONS = {
+    "activation_checkpointing": """partition_activations contiguous_memory_optimization
+        cpu_checkpointing number_checkpoints synchronize_checkpoint_boundary profile""",
+    "flops_profiler": """enabled recompute_fwd_factor profile_step module_depth top_modules
+        detailed output_file""",
+}
+SECTIONS = {name: frozenset(keys.split()) for name, keys in _SECTIONS.items()}
+
+# What a run may set beside our own keys; everything else that DeepSpeed knows is not offered.
+OFFERED = frozenset(
+    [
+        "disable_python_gc",
+        "dump_state",
+        "log_level",
+        "memory_breakdown",
+        "steps_per_print",
+        "wall_clock_breakdown",
+        "zero_optimization",
+        "activation_checkpointing",
+        "flops_profiler",
+    ]
+)
+
 # What this project writes itself, and the key of ours that it comes from.
 OURS = {
     "train_batch_size": "batch.global_size",
@@ -59,6 +83,10 @@ OURS = {
     "torch_autocast": "runtime.dtype",
     "data_types": "runtime.dtype",
     "wandb": "logging",
+    "communication_data_type": "runtime.dtype",
+    "prescale_gradients": "train",
+    "gradient_predivide_factor": "train",
+    "gradient_allreduce_op": "train",
     "zero_allow_untested_optimizer": "optimizer",
     "zero_force_ds_cpu_optimizer": "zero.offload_optimizer",
     "zero_optimization.stage": "zero.stage",
@@ -76,6 +104,12 @@ def problems_of_block(block: Mapping[str, Any]) -> Iterator[str]:
         zero = {}
     yield from _check(block, "", TOP_LEVEL)
     yield from _check(zero, "zero_optimization.", ZERO)
+    for name, known in SECTIONS.items():
+        section = block.get(name, {})
+        if isinstance(section, Mapping):
+            yield from _check(section, f"{name}.", known)
+        else:
+            yield f"deepspeed.{name} must be a mapping, not {section!r}"
 
 
 def _check(section: Mapping[str, Any], prefix: str, known: frozenset[str]) -> Iterator[str]:
@@ -86,3 +120,5 @@ def _check(section: Mapping[str, Any], prefix: str, known: frozenset[str]) -> It
         elif name not in known:
             hint = nearest(f"deepspeed.{key}", (f"deepspeed.{prefix}{other}" for other in known))
             yield f"unknown key 'deepspeed.{key}', DeepSpeed has no such setting{hint}"
+        elif not prefix and name not in OFFERED:
+            yield f"deepspeed.{key} is not offered here: CAME is not tested with it"

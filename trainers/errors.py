@@ -5,18 +5,22 @@ class RunError(Exception):
     """A failure with words for the person and an exit code for the scheduler."""
 
     exit_code = 1
+    everywhere = False  # raised on every rank alike: one on each machine tells it
+    step: int | None = None  # during which it happened
 
 
 class ConfigError(RunError):
     """The configuration cannot be run: a wrong key, type or value."""
 
     exit_code = 2
+    everywhere = True
 
 
 class DataError(RunError):
     """The data is missing, unreadable, malformed or too small."""
 
     exit_code = 3
+    everywhere = True
 
 
 class CheckpointError(RunError):

@@ -12,10 +12,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import fill
 
 from launch.local import die_with_launcher, run_local
 from trainers.compose import CONFIGS, LEAVES, choices, compose
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, RunError
 from trainers.failures import report, report_outcome
 
 HELP = """\
@@ -74,8 +75,9 @@ def main() -> None:
     try:
         code = _help() if line.help else _launch(line) if rank is None else _train(line)
     except (Exception, KeyboardInterrupt) as error:
-        # What is wrong with the configuration is wrong on every rank: one of them says so.
-        words = not (isinstance(error, ConfigError) and rank)
+        # What is wrong with configuration or data is wrong on every rank: one of them says so.
+        everywhere = isinstance(error, RunError) and error.everywhere
+        words = not (everywhere and int(os.environ.get("LOCAL_RANK", rank or 0)))
         code = report(error, rank, verbose=line.traceback, words=words)
     sys.stdout.flush()
     if code and rank is not None:
@@ -87,11 +89,11 @@ def main() -> None:
 def _launch(line: CommandLine) -> int:
     """Everything that can be refused is refused here, once, before there are ranks."""
     config = compose(line.overrides)
-    from trainers.data.prepare import prepare
+    from trainers.data.splits import open_splits
     from trainers.run.folder import check
 
     check(config.run.dir)
-    prepare(config.data, config.objective.sequence_length)
+    open_splits(config)
     flags = ["--traceback"] if line.traceback else []
     command = [sys.executable, "-m", "trainers.pretrain", *flags, *line.overrides]
     outcome = run_local(command, config.launch.processes, config.runtime.threads)
@@ -116,7 +118,10 @@ def _help() -> int:
         section, _, name = key.partition(".")
         if name and name != "name":  # a name is set by choosing a file
             sections.setdefault(section, []).append(name)
-    keys = [f"  {section:<12} {' '.join(names)}" for section, names in sections.items()]
+    keys = [
+        fill(f"  {section:<12} {' '.join(names)}", width=100, subsequent_indent=15 * " ")
+        for section, names in sections.items()
+    ]
     print(HELP.format(folder=CONFIGS, choices="\n".join(groups), keys="\n".join(keys)))
     return 0
 

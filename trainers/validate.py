@@ -134,5 +134,10 @@ def _zero(config: Config) -> Iterator[str]:
     zero = config.zero
     if zero.offload_optimizer and zero.stage == 0:
         yield "zero.offload_optimizer needs zero.stage 1, 2 or 3, not 0"
+    if zero.stage == 0 and config.runtime.dtype == "bfloat16":
+        yield (
+            "runtime.dtype=bfloat16 needs zero.stage 1, 2 or 3: at stage 0 DeepSpeed would add "
+            "gradients up in bfloat16"
+        )
     if zero.round_robin_gradients and zero.stage not in (1, 2):
         yield f"zero.round_robin_gradients needs zero.stage 1 or 2, not {zero.stage}"

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from came.layout import EachSplit, FlatSplit, Param, ShardLayout, packed_offsets, whole
-from came.sharding.shard import Shard
+from came.sharding.shard import Shard, refuse_parallel, unexplained
 
 
 def find_wrapper(optimizer: torch.optim.Optimizer) -> Any | None:
@@ -72,22 +72,28 @@ def read(wrapper: Any, names: Mapping[Tensor, str]) -> list[Shard]:
         )
     _refuse_unsupported(wrapper, kind)
     names = {**names, **(getattr(wrapper, "param_names", None) or {})}
-    shards = []
-    for shard in _READERS[kind](wrapper):
-        params = tuple(
-            Param(names[source], param.shape)
-            for source, param in zip(shard.sources, shard.layout.params, strict=True)
-        )
-        shards.append(replace(shard, layout=replace(shard.layout, params=params)))
+    shards = [_name(shard, names) for shard in _READERS[kind](wrapper)]
     _prove(shards, kind)
     return shards
+
+
+def _name(shard: Shard, names: Mapping[Tensor, str]) -> Shard:
+    params = []
+    for source, param in zip(shard.sources, shard.layout.params, strict=True):
+        refuse_parallel(source)
+        if source not in names:
+            raise unexplained(source)
+        params.append(Param(names[source], param.shape))
+    return replace(shard, layout=replace(shard.layout, params=tuple(params)))
 
 
 def _refuse_unsupported(wrapper: Any, kind: str) -> None:
     problems = []
     if any(getattr(wrapper, swap, False) for swap in ("swap_optimizer", "params_in_nvme_and_cpu")):
         problems.append('NVMe swapping: set the devices of both offload blocks to "cpu"')
-    if any("moe" in group for group in wrapper.optimizer.param_groups):
+    # At stages 1 and 2 `step()` sees one group at a time: the wrapper knows of all.
+    groups = wrapper.optimizer.param_groups
+    if getattr(wrapper, "has_moe_layers", False) or any(group.get("moe") for group in groups):
         problems.append("mixture-of-experts groups: train a model without experts")
     if len(set(getattr(wrapper, "subgroup_to_device", {}).values())) > 1:
         problems.append("partial offload: set offload_optimizer.ratio to 1.0")
@@ -190,7 +196,8 @@ def _prove(shards: list[Shard], kind: str) -> None:
             cast = held.to(device=source.device, dtype=source.dtype)
             if not _same(cast, source):
                 wrong = wrong or shard.layout.params[piece.param].name
-    groups = {id(shard.group): shard for shard in shards if shard.group is not None}
+    # Without a group of their own (ZeRO 0) the ranks agree over the whole world.
+    groups = {id(shard.group): shard for shard in shards} if dist.is_initialized() else {}
     for shard in groups.values():
         device = shard.sources[0].device
         verdict = torch.tensor([wrong is not None], dtype=torch.int32, device=device)

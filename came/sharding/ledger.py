@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch.distributed as dist
+
 from came.layout import Param
 from came.rules.factored import compute_dtype
 from came.sharding.shard import Shard
@@ -13,7 +15,8 @@ from came.sharding.shard import Shard
 class LedgerRow:
     """One parameter: its rule is "factored" (four factor vectors) or "vector".
 
-    `sharded_bytes` of state lie on the owner ranks together, `replicated_bytes` on every rank.
+    `owners` hold the parameter, each a slice of it, or each all of it where nothing is sharded.
+    `sharded_bytes` of state lie as the parameter does, `replicated_bytes` on every rank.
     """
 
     name: str
@@ -74,8 +77,8 @@ class Ledger:
         factored = sum(row.rule == "factored" for row in self.rows)
         lines.append(
             f"{len(self.rows)} parameters ({factored} factored), {self.num_params:,} numbers, "
-            f"{self.state_bytes:,} bytes of state over {self.world_size} rank(s), "
-            f"{self.replicated_bytes:,} of them on every rank"
+            f"{self.state_bytes:,} bytes of state, {self.world_size} rank(s), "
+            f"{self.replicated_bytes:,} bytes of factors on every rank"
         )
         return "\n".join(lines)
 
@@ -96,8 +99,14 @@ def ledger_rows(shard: Shard, groups: list[dict[str, Any]]) -> Iterator[LedgerRo
             shape=param.shape,
             rule="factored" if param.factored else "vector",
             weight_decay=groups[shard.group_index]["weight_decay"],
-            owners=tuple(shard.layout.split.owners(index)),
+            owners=_owners(shard, index),
             sharded_bytes=width * param.numel * (1 if param.factored else 2),
             # two pairs of factors and the clip factor
             replicated_bytes=width * (2 * param.num_factors + 1) if param.factored else 0,
         )
+
+
+def _owners(shard: Shard, index: int) -> tuple[int, ...]:
+    if shard.group is None and dist.is_initialized():
+        return tuple(range(dist.get_world_size()))  # every rank holds all of it
+    return tuple(shard.layout.split.owners(index))

@@ -26,8 +26,30 @@ class Shard:
     group_index: int
 
 
+def unexplained(tensor: Tensor) -> RuntimeError:
+    """The error for a tensor in `param_groups` of which nobody knows what it holds."""
+    return RuntimeError(
+        f"a tensor of shape {tuple(tensor.shape)} in param_groups is neither a parameter that the "
+        "optimizer or model was built with, nor explained by a DeepSpeed optimizer: build CAME "
+        "from the model's parameters and hand it to deepspeed.initialize(optimizer=...), or add "
+        "the tensor with add_param_group. After gc.freeze(), call came.bind(engine) before the "
+        "first step: frozen objects cannot be searched"
+    )
+
+
+def refuse_parallel(param: Tensor) -> None:
+    """Raise a RuntimeError for a slice of a matrix that tensor parallelism has cut."""
+    for mark in ("tensor_model_parallel", "model_parallel"):
+        if getattr(param, mark, False):
+            raise RuntimeError(
+                f"CAME does not support tensor parallelism: a parameter of shape "
+                f"{tuple(param.shape)} is marked {mark}, the rest of its matrix lies elsewhere"
+            )
+
+
 def _refuse_foreign(param: Tensor) -> None:
     """Raise a RuntimeError for a parameter that a wrapper has flattened or split unseen."""
+    refuse_parallel(param)
     if getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False):
         raise RuntimeError(
             "CAME cannot see the matrices inside the flat parameters of FullyShardedDataParallel "
@@ -50,12 +72,14 @@ def plain_shards(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) 
 
 
     Raises:
-        RuntimeError: a parameter is a flat or distributed tensor.
+        RuntimeError: a parameter has no name, or is a flat or distributed tensor.
     """
     shards = []
     for index, group in enumerate(optimizer.param_groups):
         for param in group["params"]:
-            if param in names and (param.requires_grad or param.grad is not None):
+            if param not in names:
+                raise unexplained(param)
+            if (param.requires_grad or param.grad is not None) and param.numel() > 0:
                 _refuse_foreign(param)
                 layout = whole(Param(names[param], tuple(param.shape)))
                 shards.append(Shard(param, layout, None, (param,), index))

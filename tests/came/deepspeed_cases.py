@@ -50,7 +50,7 @@ CASES = {
     "zero2-round-robin": Case({"stage": 2, "round_robin_gradients": True}),
     "zero3-init": Case({"stage": 3}, zero_init=True, explicit_bind=True),
     "zero3-sub-groups": Case({"stage": 3, "sub_group_size": 100}),
-    "zero3-persistent": Case({"stage": 3, "stage3_param_persistence_threshold": 0}),
+    "zero3-nothing-persistent": Case({"stage": 3, "stage3_param_persistence_threshold": 0}),
     "zero3-offload-all": Case({"stage": 3, **OFFLOAD, "offload_param": {"device": "cpu"}}),
 }
 

@@ -1,6 +1,7 @@
 """What CAME promises to scripts that are not ours, on DeepSpeed engines.  Runs on several ranks."""
 
 import contextlib
+import gc
 import io
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import came
-from came import CAME, bind
+from came import CAME, bind, reduce
 from came.state import after_load, entries, gather, scatter
 from tests.came.deepspeed_cases import BF16, FP32_GRADS, LR, Case, deepspeed_config, param_groups
 from tests.came.toy import Toy, micro_grads
@@ -51,6 +52,7 @@ def check_all() -> None:
     check_matrices_that_nobody_factors_are_refused()
     check_deepspeed_checkpoints()
     check_constructor_takes_no_step()
+    check_frozen_heap()
 
 
 def check_two_sums_per_step() -> None:
@@ -58,19 +60,18 @@ def check_two_sums_per_step() -> None:
     for zero, calls in (({"stage": 1}, 2), ({"stage": 3}, 2)):
         case = Case(zero, num_micro=1)
         engine = make_engine(case)
-        train(engine, case, range(1))
-        with (
-            mock.patch("came.reduce.dist.all_reduce", wraps=dist.all_reduce) as sums,
-            mock.patch.object(
-                engine.basic_optimizer, "step", wraps=engine.basic_optimizer.step
-            ) as step,
-        ):
-            engine.backward(engine(micro_grads(1, 0, 0)))
-            sums.reset_mock()
-            engine.step()
-        ours = [call for call in sums.call_args_list if call.kwargs.keys() == {"group"}]
-        assert step.call_count == calls, step.call_count
-        assert len(ours) == 2 * step.call_count, (len(ours), step.call_count)
+        for verdicts in (1, 0, 0):  # the first step proves the layout
+            with (
+                mock.patch("came.reduce.sum_over", wraps=reduce.sum_over) as sums,
+                mock.patch("came.sharding.deepspeed.dist", wraps=dist) as proof,
+                mock.patch.object(
+                    engine.basic_optimizer, "step", wraps=engine.basic_optimizer.step
+                ) as step,
+            ):
+                train(engine, case, range(1))
+            assert step.call_count == calls, step.call_count
+            assert sums.call_count == 2 * calls, sums.call_count
+            assert proof.all_reduce.call_count == verdicts, proof.all_reduce.call_count
 
 
 def check_register() -> None:
@@ -93,14 +94,21 @@ def check_register() -> None:
 
 def check_changed_weights_are_refused() -> None:
     """A slice that is not where the layout says is an error on every rank, not on one."""
-    engine = make_engine(Case({"stage": 1}, num_micro=1))
-    if dist.get_rank() == 0:
-        with torch.no_grad():
-            engine.module.wide.weight.add_(1)
-    with raises(RuntimeError) as words:
-        bind(engine)
-    assert "DeepSpeedZeroOptimizer" in words.getvalue()
-    assert ("wide" if dist.get_rank() == 0 else "another rank") in words.getvalue()
+    for case in (
+        Case({"stage": 1}, num_micro=1),
+        Case({"stage": 0}, torch.bfloat16, num_micro=1, extra=BF16),
+        Case({"stage": 1}, torch.bfloat16, num_micro=1, extra=BF16 | FP32_GRADS),
+    ):
+        for explicit in (True, False):
+            engine = make_engine(case)
+            if dist.get_rank() == 0:
+                with torch.no_grad():
+                    engine.module.wide.weight.add_(1)
+            with raises(RuntimeError) as words:
+                bind(engine) if explicit else train(engine, case, range(1))
+            assert "does not hold its values" in words.getvalue()
+            assert ("another rank" in words.getvalue()) == (dist.get_rank() != 0)
+            assert dist.get_rank() != 0 or not explicit or "wide.weight" in words.getvalue()
 
 
 def check_matrices_that_nobody_factors_are_refused() -> None:
@@ -113,6 +121,25 @@ def check_matrices_that_nobody_factors_are_refused() -> None:
     with raises(RuntimeError) as words:
         bind(engine)
     assert "factor none" in words.getvalue()
+
+
+def check_frozen_heap() -> None:
+    """`gc.freeze()` hides the wrapper from a search; `bind` does not have to search."""
+    case = Case({"stage": 2}, num_micro=1)
+    for bound in (True, False):
+        engine = make_engine(case)
+        gc.freeze()
+        try:
+            if bound:
+                bind(engine)
+                train(engine, case, range(1))
+                assert (snapshot(engine)["exp_avg_sq_row/wide.weight"] > 0).all()
+            else:
+                with raises(RuntimeError) as words:
+                    train(engine, case, range(1))
+                assert "gc.freeze" in words.getvalue()
+        finally:
+            gc.unfreeze()
 
 
 def check_constructor_takes_no_step() -> None:
@@ -129,7 +156,10 @@ def check_deepspeed_checkpoints() -> None:
     for case in (
         Case({"stage": 1}, num_micro=1),
         Case({"stage": 2}, num_micro=1),
-        Case({"stage": 3}, num_micro=1),
+        Case({"stage": 3, "sub_group_size": 100}, num_micro=1),
+        Case({"stage": 1, "offload_optimizer": {"device": "cpu"}}, num_micro=1),
+        Case({"stage": 2, "round_robin_gradients": True}, num_micro=1),
+        Case({"stage": 0}, torch.bfloat16, num_micro=1, extra=BF16),
         Case({"stage": 1}, torch.bfloat16, num_micro=1, extra=BF16 | FP32_GRADS),
     ):
         engine = make_engine(case)

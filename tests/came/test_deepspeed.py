@@ -1,5 +1,8 @@
 """CAME inside DeepSpeed equals the authors' package on one process."""
 
+import subprocess
+import sys
+
 import pytest
 
 from came.sharding import deepspeed
@@ -40,6 +43,7 @@ def test_a_wrapper_that_is_not_known_is_named() -> None:
         ({"params_in_nvme_and_cpu": True}, "NVMe"),
         ({"subgroup_to_device": {0: "cpu", 1: "cuda"}}, "ratio"),
         ({"groups": [{"moe": True}]}, "experts"),
+        ({"has_moe_layers": True}, "experts"),
     ],
 )
 def test_features_that_are_not_supported_are_named(attributes: dict, words: str) -> None:
@@ -50,6 +54,15 @@ def test_features_that_are_not_supported_are_named(attributes: dict, words: str)
         deepspeed.read(wrapper, {})
 
 
-def test_no_deepspeed_no_wrapper() -> None:
-    assert deepspeed.find_wrapper(None) is None  # type: ignore[arg-type]
-    assert not deepspeed.is_allocation_step()
+def test_came_neither_needs_nor_imports_deepspeed() -> None:
+    program = """
+import sys, torch, came
+sys.modules["deepspeed"] = None  # importing it is an error from here on
+param = torch.nn.Parameter(torch.ones(3, 3))
+param.grad = torch.ones(3, 3)
+optimizer = came.CAME([param])
+optimizer.step()
+print(came.bind(optimizer).state_bytes)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == f"{4 * (9 + 2 * 6 + 1)}\n", done.stderr

@@ -279,3 +279,18 @@ def test_a_number_beyond_its_limit_is_refused(key):
     found = problems_of(dataclasses.replace(config, **{section: below}), 2)
     assert any(problem.startswith(f"{key} must be ") for problem in found)
     assert math.isfinite(low)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batch", "processes"), [(8, 16, 8), (6, 16, 4), (7, 16, 4), (3, 9, 3)]
+)
+def test_processes_are_as_many_as_divide_the_batch(monkeypatch, gpus, batch, processes):
+    monkeypatch.setattr("trainers.compose.default_processes", lambda: gpus)
+    assert compose([f"batch.global_size={batch}"]).launch.processes == processes
+    with pytest.raises(ConfigError, match="not divisible"):
+        compose(["batch.global_size=25", "batch.micro_size=2"])
+
+
+def test_half_precision_needs_a_sharded_optimizer():
+    with pytest.raises(ConfigError, match="runtime.dtype=bfloat16 needs zero.stage"):
+        compose(["zero.stage=0", "runtime.dtype=bfloat16"])

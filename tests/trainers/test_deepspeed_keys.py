@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainers.deepspeed_keys import OURS, TOP_LEVEL, ZERO, problems_of_block
+from trainers.deepspeed_keys import OFFERED, OURS, SECTIONS, TOP_LEVEL, ZERO, problems_of_block
 
 
 class Recorder(dict):
@@ -54,9 +54,36 @@ def test_zero_keys_are_the_fields_of_deepspeeds_model(deepspeed_config):
 
 
 def test_keys_of_ours_are_keys_of_deepspeed():
+    assert OFFERED <= TOP_LEVEL
     for key in OURS:
         section, _, name = key.rpartition(".")
         assert name in (ZERO if section else TOP_LEVEL), key
+
+
+def test_sections_hold_what_deepspeed_reads(deepspeed_config):
+    from deepspeed.profiling.config import DeepSpeedFlopsProfilerConfig
+    from deepspeed.runtime.activation_checkpointing import config as checkpointing
+
+    recorder = Recorder()
+    DeepSpeedFlopsProfilerConfig({"flops_profiler": recorder})
+    assert recorder.asked == SECTIONS["flops_profiler"]
+    recorder = Recorder()
+    checkpointing.DeepSpeedActivationCheckpointingConfig({"activation_checkpointing": recorder})
+    assert recorder.asked == SECTIONS["activation_checkpointing"]
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"flops_profiler": {"enabeld": True}}, "did you mean 'deepspeed.flops_profiler.enabled'"),
+        ({"flops_profiler": True}, "must be a mapping"),
+        ({"tensor_parallel": {"autotp_size": 2}}, "not offered"),
+        ({"gradient_allreduce_op": "sum"}, "written by this program"),
+    ],
+)
+def test_what_would_be_swallowed_or_is_not_tested_is_refused(block, words):
+    (problem,) = problems_of_block(block)
+    assert words in problem
 
 
 def test_a_good_block_has_no_problems():

@@ -21,13 +21,13 @@ def module(name, **names):
     sys.modules[name] = types.ModuleType(name)
     vars(sys.modules[name]).update(names)
 
-def prepare(data, sequence_length): print("prepared", data.name, sequence_length)
+def open_splits(config): print("prepared", config.data.name, config.objective.sequence_length)
 def check(path): print("checked", path)
 def run(config):
     print("rank", os.environ["RANK"], "of", config.launch.processes, config.train.steps, flush=True)
     exec(os.environ.get("IN_THE_RUN", ""))
 
-module("trainers.data.prepare", prepare=prepare)
+module("trainers.data.splits", open_splits=open_splits)
 module("trainers.run.folder", check=check)
 module("trainers.run.loop", run=run)
 from trainers.pretrain import main
@@ -153,7 +153,7 @@ def test_the_launcher_checks_prepares_and_then_starts_the_ranks(tmp_path):
     expected = ["-m", "trainers.pretrain", "--traceback", *words]
     assert done.stdout.splitlines() == [
         "checked here",
-        "prepared pydocs 128",
+        "prepared pydocs 64",
         f"started {expected} 4 3",
     ]
 

@@ -158,6 +158,12 @@ def _bert_tokenizer(model: WordPiece, lowercase: bool) -> Tokenizer:
 def _with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """Make the library know the special tokens as such, having checked that all have an id."""
     special_ids(tokenizer)
+    ids = tokenizer.get_vocab().values()
+    if max(ids) >= len(ids):
+        raise ConfigError(
+            f"data.tokenizer: its {len(ids)} entries have ids up to {max(ids)}; a model needs ids "
+            "without gaps, from 0 up"
+        )
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer
 

@@ -30,11 +30,17 @@ def together(action: Callable[[], Any], failure: type[RunError]) -> list[Any]:
         return [o["value"] for o in outcomes]
     messages = {o["error"] for o in outcomes if "error" in o}
     try:
-        raise failure(messages.pop() if len(messages) == 1 else "; ".join(errors)) from cause
+        text = messages.pop() if len(messages) == 1 else "; ".join(errors)
+        raise _of_all(failure(text)) from cause
     finally:
         # This frame and the traceback of `cause` would keep each other alive, and with them the
         # gathered tensors and the process group.
         del cause
+
+
+def _of_all(error: RunError) -> RunError:
+    error.everywhere = True  # one rank tells it for all
+    return error
 
 
 def _exchange(value: Any) -> list[Any]:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainers.config import RuntimeConfig
+from trainers.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,21 @@ class World:
 
 
 def join(config: RuntimeConfig) -> World:
-    """Enter the process group that the launcher's environment describes; every wait is bounded."""
+    """Enter the process group that the launcher's environment describes; every wait is bounded.
+
+    Raises:
+        ConfigError: there are more processes on this machine than GPUs.
+    """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    on_gpu = torch.cuda.is_available()
+    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
     if on_gpu:
+        if local_rank >= torch.cuda.device_count():
+            error = ConfigError(
+                f"process {local_rank} of this machine has no GPU of its own, there are "
+                f"{torch.cuda.device_count()}: start fewer processes, or set DS_ACCELERATOR=cpu"
+            )
+            error.everywhere = False
+            raise error
         torch.cuda.set_device(local_rank)
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

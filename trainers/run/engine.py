@@ -3,9 +3,12 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from came import CAME, bind
 from trainers.config import Config
+from trainers.errors import ConfigError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -15,6 +18,14 @@ def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": config.zero.stage,
         "round_robin_gradients": config.zero.round_robin_gradients,
+        "reduce_scatter": True,
+        "contiguous_gradients": True,
+        "overlap_comm": config.zero.stage == 3,  # DeepSpeed's own choice, written down
+        "reduce_bucket_size": 500_000_000,  # elements
+        "allgather_bucket_size": 500_000_000,  # elements
+        "sub_group_size": 1_000_000_000,  # elements, stage 3
+        "zero_quantized_weights": False,
+        "zero_quantized_gradients": False,
     }
     if config.zero.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -23,6 +34,11 @@ def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": config.batch.micro_size,
         "gradient_accumulation_steps": num_micro_batches(config, world_size),
         "gradient_clipping": config.train.gradient_clipping,
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        # Thousands of micro batches added up in bfloat16 would lose what the later ones add.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -31,9 +47,6 @@ def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
     }
     if config.runtime.dtype == "bfloat16":
         settings["bf16"] = {"enabled": True}
-        # Thousands of micro batches added up in bfloat16 would lose what the later ones add.
-        settings["data_types"] = {"grad_accum_dtype": "fp32"}
-        settings["communication_data_type"] = "fp32"
     return _merge(settings, config.deepspeed)
 
 
@@ -45,15 +58,26 @@ def num_micro_batches(config: Config, world_size: int) -> int:
 def build_engine(
     config: Config, module: nn.Module, optimizer: torch.optim.Optimizer, world_size: int
 ) -> Any:
-    """`module` and `optimizer` inside DeepSpeed.  Every rank must call it."""
+    """`module` and `optimizer` inside DeepSpeed.  Every rank must call it.
+
+    Raises:
+        ConfigError: DeepSpeed, or CAME under it, does not accept the settings.
+    """
     import deepspeed  # after the ranks have joined: it looks for devices when it is imported
 
-    engine, *_ = deepspeed.initialize(
-        model=module.to(_DTYPES[config.runtime.dtype]),
-        optimizer=optimizer,
-        config=deepspeed_config(config, world_size),
-        dist_init_required=False,
-    )
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=module.to(_DTYPES[config.runtime.dtype]),
+            optimizer=optimizer,
+            config=deepspeed_config(config, world_size),
+            dist_init_required=False,
+        )
+        if isinstance(optimizer, CAME):
+            bind(engine)
+    except (dist.DistError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise ConfigError(f"DeepSpeed cannot run this configuration: {error}") from error
     return engine
 
 

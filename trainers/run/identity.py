@@ -8,10 +8,13 @@ from trainers.config import Config
 from trainers.redact import redact
 
 # What is learned: a change makes it another run, which needs another folder.
-_SAME = ("model", "objective", "optimizer", "run.seed", "batch.global_size")
+_SAME = (
+    *("model", "objective", "optimizer", "run.seed", "batch.global_size"),
+    "train.gradient_clipping",
+)
 # How fast, and for how long: a change is told and accepted.
 _FREE = (
-    *("schedule", "train.steps", "train.gradient_clipping"),
+    *("schedule", "train.steps"),
     *("batch.micro_size", "zero", "runtime.dtype", "deepspeed"),
 )
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from came import CAME, bind
 from came.state import after_load, entries
-from trainers.build import Data, build_data, build_module, build_optimizer
+from trainers.build import build_module, build_optimizer
 from trainers.config import Config
 from trainers.data.random_access import Purpose, hash64
+from trainers.data.splits import Splits, open_splits
 from trainers.errors import NonFiniteError
 from trainers.run import checkpoint
 from trainers.run.distributed import World, join, leave
@@ -33,7 +34,7 @@ def run(config: Config) -> None:
     Raises:
         RunError: whatever ends the run, with an exit code of its own.
     """
-    data = build_data(config)
+    data = open_splits(config)
     world = join(config.runtime)
     with RunFolder.open(config.run.dir, world.rank) as folder:
         module = build_module(config, data)
@@ -55,7 +56,7 @@ def run(config: Config) -> None:
 
 def train(
     config: Config,
-    data: Data,
+    data: Splits,
     engine: Any,
     world: World,
     saver: "Saver",
@@ -66,7 +67,7 @@ def train(
     steps, size = config.train.steps, config.batch.global_size
     evaluate = Evaluator(data.heldout, config.eval.samples, config.batch.micro_size, world)
     engine.train()
-    logged_step, logged_time = start, time.perf_counter()
+    watch = Stopwatch(start)
     for step in range(start + 1, steps + 1):
         with _naming(step):
             positions = np.arange((step - 1) * size, step * size)
@@ -74,28 +75,32 @@ def train(
             loss = train_step(config, data, engine, world, positions, rate, step)
 
             values: dict[str, Any] = {"step": step}
-            if step % config.train.log_every == 0 or step in (1, steps):
-                seconds = (time.perf_counter() - logged_time) / (step - logged_step)
-                logged_step, logged_time = step, time.perf_counter()
+            saves = step == steps or _is_due(step, config.checkpoint.every)
+            logs = step in (1, steps) or _is_due(step, config.train.log_every)
+            if logs or saves:
+                total = _finite(world.sum(loss).item(), engine, step, positions)
+            if logs:
+                seconds = watch.seconds_per_step(step)
                 values |= {
                     "samples": step * size,
                     "tokens": step * size * config.objective.sequence_length,
-                    "train/loss": _finite(world.sum(loss).item(), step, positions),
+                    "train/loss": total,
                     "train/lr": rate,
                     "train/seconds": seconds,
                     "train/tokens_per_second": size * config.objective.sequence_length / seconds,
                 }
-            if step == steps or (config.eval.every and step % config.eval.every == 0):
-                values |= evaluate(engine)
-            if len(values) > 1:
-                metrics.log(values)
-            if step == steps or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                saver.save(engine, step)
+            with watch.paused():
+                if step == steps or _is_due(step, config.eval.every):
+                    values |= evaluate(engine)
+                if len(values) > 1:
+                    metrics.log(values)
+                if saves:
+                    saver.save(engine, step)
 
 
 def train_step(
     config: Config,
-    data: Data,
+    data: Splits,
     engine: Any,
     world: World,
     positions: NDArray[np.int64],
@@ -136,8 +141,9 @@ def micro_batches(
 class Saver:
     """Checkpoints of one run: what they are called, and what they must agree on."""
 
-    def __init__(self, config: Config, data: Data, folder: RunFolder, world: World) -> None:
+    def __init__(self, config: Config, data: Splits, folder: RunFolder, world: World) -> None:
         self._folder, self._keep = folder.checkpoints, config.checkpoint.keep
+        self._global_size = config.batch.global_size
         self._identity = identity(
             config, data=data.fingerprint, tokenizer=data.tokenizer_fingerprint
         )
@@ -161,7 +167,7 @@ class Saver:
             entries(engine),
             identity=self._identity,
             setting=self._setting,
-            extra={},
+            extra={"samples": step * self._global_size},
             keep=self._keep,
         )
 
@@ -169,7 +175,7 @@ class Saver:
 def _tell_results(folder: RunFolder, start: int, steps: int) -> None:
     from trainers import report  # plots are of no use to the other ranks
 
-    if start >= steps:
+    if start >= steps and (folder.path / "report" / "summary.md").exists():
         print(f"already complete: {start} steps in {folder.path}")
         return
     page = report.write_report(folder.path)
@@ -188,13 +194,38 @@ def _naming(step: int) -> Iterator[None]:
         raise
 
 
-def _finite(loss: float, step: int, positions: NDArray[np.int64]) -> float:
-    if not np.isfinite(loss):
+def _finite(loss: float, engine: Any, step: int, positions: NDArray[np.int64]) -> float:
+    """`loss`, if it is a number and DeepSpeed has not begun to skip steps; looked at before
+    anything is logged or saved, so that no checkpoint is made of what came after."""
+    if not np.isfinite(loss) or engine.skipped_steps:
         raise NonFiniteError(
-            f"the loss is {loss} at step {step}, samples {positions[0]} to {positions[-1]}: "
-            "lower optimizer.lr or warm up longer; the last checkpoint is untouched"
+            f"the loss is {loss} at step {step}, samples {positions[0]} to {positions[-1]}, and "
+            f"{engine.skipped_steps} steps had gradients that are not finite: lower optimizer.lr "
+            "or warm up longer; the checkpoints from before are untouched"
         )
     return loss
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+class Stopwatch:
+    """Seconds per training step since the last look, without the time it was paused."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self._since = step, time.perf_counter()
+
+    def seconds_per_step(self, step: int) -> float:
+        seconds = (time.perf_counter() - self._since) / (step - self._step)
+        self._step, self._since = step, time.perf_counter()
+        return seconds
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - begin
 
 
 def _device_name(world: World) -> str:

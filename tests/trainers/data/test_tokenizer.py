@@ -1,4 +1,6 @@
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 
 from tests.trainers.data.corpus import WORDS
 from trainers.data.tokenizer import (
@@ -112,3 +114,11 @@ def test_rare_characters_become_unknown(tmp_path):
     tokenizer = train_tokenizer(file, 300, lowercase=True)
     assert tokenizer.get_vocab_size() <= 300
     assert tokenizer.encode("wind " + chr(0x4E00 + 499)).tokens[-1] == "[UNK]"
+
+
+def test_a_vocabulary_with_gaps_is_refused(tmp_path):
+    vocabulary = {token: 1000 * number for number, token in enumerate(SPECIAL_TOKENS)}
+    file = tmp_path / "tokenizer.json"
+    Tokenizer(WordPiece(vocabulary, unk_token="[UNK]")).save(str(file))
+    with pytest.raises(ConfigError, match="ids up to 4000"):
+        load_tokenizer(str(file), lowercase=True)

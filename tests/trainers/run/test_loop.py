@@ -119,11 +119,36 @@ def test_a_finished_run_is_left_as_it_is(corpus: Path, tmp_path: Path) -> None:
     assert len(losses(tmp_path)) == 3
 
 
+def test_a_run_that_died_before_its_report_gets_one(corpus: Path, tmp_path: Path) -> None:
+    train(corpus, tmp_path, "train.steps=2", "launch.processes=1")
+    (tmp_path / "report" / "summary.md").unlink()
+    train(corpus, tmp_path, "train.steps=2", "launch.processes=1")
+    assert (tmp_path / "report" / "summary.md").exists()
+
+
+def test_nothing_is_saved_after_the_loss_is_no_number(corpus: Path, tmp_path: Path) -> None:
+    """Checkpoints of a run gone wrong replaced the good ones, and it could never go on."""
+    words = ("optimizer.lr=1e30", "train.log_every=50", "checkpoint.every=2", "train.steps=50")
+    process = start(corpus, tmp_path, *words)
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 5, output
+    assert "not finite" in output and '"step": 2,' in output
+    assert list((tmp_path / "checkpoints").glob("step-*")) == []
+
+
+def test_what_deepspeed_refuses_is_a_configuration_error(corpus: Path, tmp_path: Path) -> None:
+    process = start(corpus, tmp_path, "deepspeed.zero_optimization.reduce_bucket_size=abc")
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 2, output
+    assert "reduce_bucket_size" in output and "Traceback" not in output
+    assert output.count("error: ") == 1
+
+
 def test_fewer_samples_than_one_batch(corpus: Path, tmp_path: Path) -> None:
     process = start(corpus, tmp_path, "train.steps=3", "batch.global_size=4096")
     output = process.communicate(timeout=100)[0]
     assert process.returncode == 3, output
-    assert "fewer than batch.global_size=4096" in output
+    assert output.count("fewer than batch.global_size=4096") == 2  # in words and as JSON
 
 
 def test_torchrun_starts_it_too(corpus: Path, tmp_path: Path) -> None:
