@@ -15,17 +15,23 @@ from torch import Tensor
 import came
 from came import CAME, bind, reduce
 from came.state import after_load, entries, gather, scatter
-from tests.came.deepspeed_cases import BF16, FP32_GRADS, LR, Case, deepspeed_config, param_groups
+from tests.came.deepspeed_cases import (
+    BF16,
+    FP32_GRADS,
+    LR,
+    Case,
+    deepspeed_config,
+    initialize,
+    param_groups,
+)
 from tests.came.toy import Toy, micro_grads
 
 
 def make_engine(case: Case, optimizer: str = "came") -> Any:
-    import deepspeed
-
     model = Toy().to(case.dtype)
     groups = param_groups(model)
     chosen = CAME(groups, lr=LR) if optimizer == "came" else torch.optim.AdamW(groups, lr=LR)
-    return deepspeed.initialize(model=model, optimizer=chosen, config=deepspeed_config(case))[0]
+    return initialize(model=model, optimizer=chosen, config=deepspeed_config(case))
 
 
 def train(engine: Any, case: Case, steps: range) -> None:
@@ -75,14 +81,12 @@ def check_two_sums_per_step() -> None:
 
 
 def check_register() -> None:
-    import deepspeed
-
     came.register()
     config = deepspeed_config(Case({"stage": 2}, num_micro=1))
     config["optimizer"] = {"type": "CAME", "params": {"lr": LR, "weight_decay": 0.01}}
     model = Toy()
     trained = [param for param in model.parameters() if param.requires_grad]
-    engine = deepspeed.initialize(model=model, model_parameters=trained, config=config)[0]
+    engine = initialize(model=model, model_parameters=trained, config=config)
     assert isinstance(engine.basic_optimizer, CAME)
     train(engine, Case({}, num_micro=1), range(2))
     ledger = bind(engine)
@@ -112,12 +116,10 @@ def check_changed_weights_are_refused() -> None:
 
 
 def check_matrices_that_nobody_factors_are_refused() -> None:
-    import deepspeed
-
     model = Toy()
     optimizer = CAME([model.bias.weight, model.norm.weight])
     config = deepspeed_config(Case({"stage": 1}, num_micro=1))
-    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    engine = initialize(model=model, optimizer=optimizer, config=config)
     with raises(RuntimeError) as words:
         bind(engine)
     assert "factor none" in words.getvalue()

@@ -65,6 +65,9 @@ def build_engine(
     """
     import deepspeed  # after the ranks have joined: it looks for devices when it is imported
 
+    # On a CPU DeepSpeed would compile a shared-memory all-reduce, which gloo does as well. A run
+    # that is killed while it compiles or loads it leaves a lock, for which all later runs wait.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     try:
         engine, *_ = deepspeed.initialize(
             model=module.to(_DTYPES[config.runtime.dtype]),

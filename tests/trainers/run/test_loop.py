@@ -119,6 +119,15 @@ def test_a_finished_run_is_left_as_it_is(corpus: Path, tmp_path: Path) -> None:
     assert len(losses(tmp_path)) == 3
 
 
+def test_nothing_is_compiled_that_a_killed_run_could_leave_locked(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run killed while DeepSpeed loaded its extension made every later run wait for a lock."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    train(corpus, tmp_path / "run", "train.steps=2", "launch.processes=2")
+    assert list(tmp_path.glob("extensions/**/*")) == []
+
+
 def test_a_run_that_died_before_its_report_gets_one(corpus: Path, tmp_path: Path) -> None:
     train(corpus, tmp_path, "train.steps=2", "launch.processes=1")
     (tmp_path / "report" / "summary.md").unlink()
