@@ -112,6 +112,8 @@ def _optimizer(config: Config) -> Iterator[str]:
         if len(given) != wanted:
             words = f"{wanted} value{'s' if wanted > 1 else ''}"
             yield f"optimizer.{name}={list(given)}: {optimizer.name} takes {words}"
+    if optimizer.name == "adamw" and optimizer.clip_threshold != 1.0:
+        yield f"optimizer.clip_threshold={optimizer.clip_threshold}: adamw clips no update"
     if not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"optimizer.betas={list(optimizer.betas)}: each must be at least 0 and below 1"
     if not all(eps >= 0 for eps in optimizer.eps):

@@ -294,3 +294,8 @@ def test_processes_are_as_many_as_divide_the_batch(monkeypatch, gpus, batch, pro
 def test_half_precision_needs_a_sharded_optimizer():
     with pytest.raises(ConfigError, match="runtime.dtype=bfloat16 needs zero.stage"):
         compose(["zero.stage=0", "runtime.dtype=bfloat16"])
+
+
+def test_an_option_that_would_do_nothing_is_refused():
+    with pytest.raises(ConfigError, match="adamw clips no update"):
+        compose(["optimizer=adamw", "optimizer.clip_threshold=2.0"])
