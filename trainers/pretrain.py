@@ -8,6 +8,7 @@ Both read the same words, so any launcher that sets torch's usual environment wi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,9 +80,11 @@ def main() -> None:
         everywhere = isinstance(error, RunError) and error.everywhere
         words = not (everywhere and int(os.environ.get("LOCAL_RANK", rank or 0)))
         code = report(error, rank, verbose=line.traceback, words=words)
-    sys.stdout.flush()
-    if code and rank is not None:
-        # Threads and exit handlers of a process group with a dead member may wait for it forever.
+    with contextlib.suppress(OSError):  # nobody may be reading any more
+        sys.stdout.flush()
+    if rank is not None:
+        # Exit handlers of a process group may wait for a dead member forever, and what an engine
+        # keeps alive of the group in reference cycles aborts the interpreter at its end.
         os._exit(code)
     sys.exit(code)
 

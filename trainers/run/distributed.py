@@ -1,6 +1,5 @@
 """The ranks of a run: who we are, on which device, and sums over all of us."""
 
-import gc
 import logging
 import os
 import warnings
@@ -60,8 +59,6 @@ def join(config: RuntimeConfig) -> World:
 
 def leave() -> None:
     """Leave the process group at the end of a run that went well."""
-    # A group that outlives this call in a reference cycle aborts the interpreter at its exit.
-    gc.collect()
     dist.destroy_process_group()
 
 
