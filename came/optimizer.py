@@ -94,6 +94,11 @@ class CAME(torch.optim.Optimizer):
             return loss
         together: dict[Any, list[tuple[Shard, dict[str, Any]]]] = {}
         for group in self.param_groups:
+            if len(group["betas"]) != 3:
+                raise RuntimeError(
+                    f"betas is {group['betas']!r}, CAME has three: a scheduler has replaced them; "
+                    "DeepSpeed's OneCycle does unless its cycle_momentum is false"
+                )
             for tensor in group["params"]:
                 if tensor.grad is not None and tensor.numel() > 0:
                     shard = self.shard(tensor)

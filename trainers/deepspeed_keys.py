@@ -45,28 +45,21 @@ zero_quantized_gradients zero_quantized_nontrainable_weights zero_quantized_weig
 TOP_LEVEL = frozenset(_TOP_LEVEL.split())
 ZERO = frozenset(_ZERO.split())
 
-# Sections that DeepSpeed reads name by name, so that it swallows a typo, and all names in them.
-_SECTIONS = {
-    "activation_checkpointing": """partition_activations contiguous_memory_optimization
-        cpu_checkpointing number_checkpoints synchronize_checkpoint_boundary profile""",
-    "flops_profiler": """enabled recompute_fwd_factor profile_step module_depth top_modules
-        detailed output_file""",
-}
-SECTIONS = {name: frozenset(keys.split()) for name, keys in _SECTIONS.items()}
+# A section that DeepSpeed reads name by name, so that it swallows a typo.
+CHECKPOINTING = frozenset(
+    [
+        "partition_activations",
+        "contiguous_memory_optimization",
+        "cpu_checkpointing",
+        "number_checkpoints",
+        "synchronize_checkpoint_boundary",
+        "profile",
+    ]
+)
 
 # What a run may set beside our own keys; everything else that DeepSpeed knows is not offered.
 OFFERED = frozenset(
-    [
-        "disable_python_gc",
-        "dump_state",
-        "log_level",
-        "memory_breakdown",
-        "steps_per_print",
-        "wall_clock_breakdown",
-        "zero_optimization",
-        "activation_checkpointing",
-        "flops_profiler",
-    ]
+    ("activation_checkpointing", "disable_python_gc", "log_level", "zero_optimization")
 )
 
 # What this project writes itself, and the key of ours that it comes from.
@@ -93,6 +86,7 @@ OURS = {
     "zero_optimization.cpu_offload": "zero.offload_optimizer",
     "zero_optimization.offload_optimizer": "zero.offload_optimizer",
     "zero_optimization.round_robin_gradients": "zero.round_robin_gradients",
+    "zero_optimization.zenflow": "zero",
 }
 
 
@@ -104,12 +98,11 @@ def problems_of_block(block: Mapping[str, Any]) -> Iterator[str]:
         zero = {}
     yield from _check(block, "", TOP_LEVEL)
     yield from _check(zero, "zero_optimization.", ZERO)
-    for name, known in SECTIONS.items():
-        section = block.get(name, {})
-        if isinstance(section, Mapping):
-            yield from _check(section, f"{name}.", known)
-        else:
-            yield f"deepspeed.{name} must be a mapping, not {section!r}"
+    section = block.get("activation_checkpointing", {})
+    if isinstance(section, Mapping):
+        yield from _check(section, "activation_checkpointing.", CHECKPOINTING)
+    else:
+        yield f"deepspeed.activation_checkpointing must be a mapping, not {section!r}"
 
 
 def _check(section: Mapping[str, Any], prefix: str, known: frozenset[str]) -> Iterator[str]:

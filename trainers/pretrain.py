@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from textwrap import fill
 
 from launch.local import die_with_launcher, run_local
@@ -38,6 +39,14 @@ Values, as section.key=value; their units, reasons and defaults stand in the sam
 The same command started again resumes. --traceback (or CAME_TRACEBACK=1) shows where errors arise.
 Exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 not a number, 6 storage, 7 peer lost,
 8 memory, 9 run.dir in use."""
+
+
+# What a rank runs. `-m` would look for `trainers` in the folder that the user stands in.
+START = f"""\
+import sys
+sys.argv[0], sys.path[0] = "came-train", {str(Path(__file__).resolve().parents[1])!r}
+from trainers.pretrain import main
+main()"""
 
 
 @dataclass
@@ -71,9 +80,11 @@ def read(words: Sequence[str], environ: Mapping[str, str]) -> CommandLine:
 def main() -> None:
     """Runs the words of the command line and ends the process with the exit code of the run."""
     die_with_launcher()
+    _have_streams()
     line = read(sys.argv[1:], os.environ)
-    rank = int(os.environ["RANK"]) if "RANK" in os.environ else None
+    rank = None
     try:
+        rank = _number_of("RANK")
         code = _help() if line.help else _launch(line) if rank is None else _train(line)
     except (Exception, KeyboardInterrupt) as error:
         # What is wrong with configuration or data is wrong on every rank: one of them says so.
@@ -89,6 +100,21 @@ def main() -> None:
     sys.exit(code)
 
 
+def _have_streams() -> None:
+    """Standard streams may be closed; what is written to them then goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
+
+
+def _number_of(name: str) -> int | None:
+    """A whole number that a launcher put into the environment; None if it is not there."""
+    text = os.environ.get(name)
+    if text is not None and not text.isdecimal():
+        raise ConfigError(f"the environment has {name}={text!r}: it must be a whole number")
+    return int(text) if text is not None else None
+
+
 def _launch(line: CommandLine) -> int:
     """Everything that can be refused is refused here, once, before there are ranks."""
     config = compose(line.overrides)
@@ -98,16 +124,17 @@ def _launch(line: CommandLine) -> int:
     check(config.run.dir)
     open_splits(config)
     flags = ["--traceback"] if line.traceback else []
-    command = [sys.executable, "-m", "trainers.pretrain", *flags, *line.overrides]
+    command = [sys.executable, "-c", START, *flags, *line.overrides]
     outcome = run_local(command, config.launch.processes, config.runtime.threads)
     report_outcome(outcome)
     return outcome.exit_code
 
 
 def _train(line: CommandLine) -> int:
-    if "WORLD_SIZE" not in os.environ:
-        raise ConfigError("the environment sets RANK but not WORLD_SIZE: set both or none")
-    config = compose(line.overrides, int(os.environ["WORLD_SIZE"]))
+    world_size = _number_of("WORLD_SIZE")
+    if not world_size:
+        raise ConfigError("the environment sets RANK but no WORLD_SIZE: set both or none")
+    config = compose(line.overrides, world_size)
     from trainers.run.loop import run
 
     run(config)

@@ -22,7 +22,11 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "objective.mask_fraction": (0, 1, False),
     "objective.max_predictions": (1, INF, True),
     "objective.short_fraction": (0, 1, True),
-    "data.vocab_size": (300, INF, True),  # below, not even the letters have pieces of their own
+    "data.vocab_size": (
+        300,
+        2**31 - 1,
+        True,
+    ),  # below, not even the letters have pieces of their own
     "data.heldout_fraction": (0, 0.5, False),
     "optimizer.lr": (0, INF, False),
     "optimizer.clip_threshold": (0, INF, False),
@@ -35,8 +39,8 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "eval.samples": (1, INF, True),
     "batch.global_size": (1, INF, True),
     "batch.micro_size": (0, INF, True),
-    "runtime.threads": (0, INF, True),
-    "runtime.timeout_seconds": (1, INF, True),
+    "runtime.threads": (0, 4096, True),
+    "runtime.timeout_seconds": (1, 7 * 24 * 3600, True),
     "checkpoint.every": (0, INF, True),
     "checkpoint.keep": (2, INF, True),  # one may turn out to be damaged
     "launch.processes": (0, INF, True),
@@ -122,8 +126,9 @@ def _optimizer(config: Config) -> Iterator[str]:
 
 def _data(config: Config) -> Iterator[str]:
     data = config.data
-    if not config.run.dir:
-        yield "run.dir is empty: name a folder for the run"
+    for key, folder in (("run.dir", config.run.dir), ("data.cache_dir", data.cache_dir)):
+        if folder in ("", "null"):
+            yield f"{key}={folder} names no folder"
     if data.name == "text" and not data.path:
         yield "data=text needs data.path=FILE_OR_FOLDER of .txt"
     if data.name != "text" and data.path is not None:

@@ -236,6 +236,16 @@ def test_options_out_of_range_are_refused_by_name(option: str, value: Any) -> No
         CAME([{"params": params, option: value}])
 
 
+def test_a_scheduler_that_replaces_the_betas_is_named() -> None:
+    """DeepSpeed's OneCycle writes a pair into `betas`, as Adam has it."""
+    param = nn.Parameter(torch.ones(3, 3))
+    param.grad = torch.ones(3, 3)
+    optimizer = CAME([param])
+    optimizer.param_groups[0]["betas"] = (0.9, 0.99)
+    with pytest.raises(RuntimeError, match="cycle_momentum"):
+        optimizer.step()
+
+
 def test_a_tensor_that_nobody_explains_is_refused() -> None:
     optimizer = CAME([nn.Parameter(torch.ones(4, 4))])
     flat = nn.Parameter(torch.ones(16))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.pretrain import read
+from trainers.pretrain import START, read
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -150,7 +150,7 @@ def test_the_launcher_checks_prepares_and_then_starts_the_ranks(tmp_path):
     words = ["run.dir=here", "launch.processes=4", "runtime.threads=3"]
     done = door(*words, "--local_rank=0", "--traceback", code=launcher)
     assert done.returncode == 9
-    expected = ["-m", "trainers.pretrain", "--traceback", *words]
+    expected = ["-c", START, "--traceback", *words]
     assert done.stdout.splitlines() == [
         "checked here",
         "prepared pydocs 64",
@@ -162,3 +162,27 @@ def test_words_of_other_launchers_are_dropped():
     line = read(["--local_rank=1", "a=1", "--local-rank", "1", "b=2", "--traceback", "-h"], {})
     assert (line.overrides, line.traceback, line.help) == (["a=1", "b=2"], True, True)
     assert read([], {"CAME_TRACEBACK": "1"}).traceback
+
+
+def test_ranks_come_from_here_wherever_the_person_stands(tmp_path):
+    """A folder `trainers` of the user's was imported in place of ours."""
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "__init__.py").write_text("raise SystemExit('theirs')")
+    done = subprocess.run(
+        [sys.executable, "-c", START, "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "came-train" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("environ", [{"RANK": "abc"}, {"RANK": "0", "WORLD_SIZE": "x"}])
+def test_a_garbled_environment_is_a_configuration_error(environ):
+    done = door("train.steps=1", **environ)
+    assert done.returncode == 2
+    assert "must be a whole number" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_closed_streams_change_no_exit_code():
+    command = f"{sys.executable} -m trainers.pretrain foo=1 2>&-"
+    assert subprocess.run(command, shell=True, cwd=REPOSITORY).returncode == 2
+    command = f"{sys.executable} -m trainers.pretrain --help >&-"
+    assert subprocess.run(command, shell=True, cwd=REPOSITORY).returncode == 0

@@ -41,6 +41,7 @@ _CODE = ("docstrings", "documentation", "prepare", "sentences", "sources", "stor
 # Two of each part: a random next sentence needs another document.
 MIN_DOCUMENTS = 2
 _ENCODED_AT_ONCE = 8192
+MAX_UNKNOWN = 0.9  # share of [UNK] beyond which a vocabulary is not of this text
 
 _MAX_WORD_CHARACTERS = 256  # WordPiece makes [UNK] of a word of over 100
 _LONG_WORD = re.compile(rf"\S{{{_MAX_WORD_CHARACTERS}}}(?=\S)")
@@ -71,7 +72,7 @@ def prepare(data: DataConfig, sequence_length: int, timeout_seconds: float = 360
     source = _open_source(data)
     max_sentence_tokens = (sequence_length - 3) // 2
     key = _key(data, source, max_sentence_tokens)
-    folder = Path(data.cache_dir).expanduser() / f"{data.name}-{key}"
+    folder = Path(data.cache_dir) / f"{data.name}-{key}"
     build = partial(_build, data, source, max_sentence_tokens)
     build_once(folder, build, _is_whole, timeout_seconds)
     return _open(folder)
@@ -108,15 +109,16 @@ def _key(data: DataConfig, source: Source, max_sentence_tokens: int) -> str:
 def _open(folder: Path) -> Prepared:
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        meta = json.loads((folder / "meta.json").read_text())
+        fingerprint = json.loads((folder / "meta.json").read_text())["fingerprint"]
+        special = special_ids(tokenizer)
     except Exception as error:  # the Rust library raises bare Exception
         raise DataError(f"{folder}: damaged: {error}; remove it and start again") from error
     return Prepared(
         tokenizer=tokenizer,
-        special=special_ids(tokenizer),
+        special=special,
         train=Store.open(folder / "train"),
         heldout=Store.open(folder / "heldout"),
-        fingerprint=meta["fingerprint"],
+        fingerprint=fingerprint,
         folder=folder,
     )
 
@@ -207,6 +209,7 @@ def _encode(tokenizer: Tokenizer, lines: Path, max_sentence_tokens: int, progres
     writer = StoreWriter(lines.with_suffix(""), tokenizer.get_vocab_size(), max_sentence_tokens)
     # A text about BERT says "[MASK]" without meaning it: special tokens never come from text.
     tokenizer.encode_special_tokens = True
+    unknown, num_unknown, num_tokens = special_ids(tokenizer).unk, 0, 0
     with open(lines, encoding="utf-8", newline="\n") as stream:
         while batch := list(islice(stream, _ENCODED_AT_ONCE)):
             encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
@@ -215,12 +218,19 @@ def _encode(tokenizer: Tokenizer, lines: Path, max_sentence_tokens: int, progres
                     writer.end_document()
                 else:
                     writer.add_sentence(encoding.ids)
+                    num_unknown += encoding.ids.count(unknown)
+                    num_tokens += len(encoding.ids)
             progress.advance(sum(map(len, encodings)))
     meta = writer.close()
     if meta.num_documents < MIN_DOCUMENTS:
         raise DataError(
             f"{meta.num_documents} documents of the {lines.stem} part hold a token, but "
             f"{MIN_DOCUMENTS} are needed: this tokenizer leaves next to nothing of this text"
+        )
+    if num_unknown > MAX_UNKNOWN * num_tokens:
+        raise DataError(
+            f"{num_unknown} of {num_tokens} tokens of the {lines.stem} part are [UNK]: the "
+            "vocabulary of data.tokenizer does not fit this text"
         )
     lines.unlink()
     return meta.sha256

@@ -57,14 +57,14 @@ def text_files(path: str) -> list[Path]:
 
     Raises DataError when the path is missing or the folder has no such file.
     """
-    root = Path(path).expanduser()
+    root = Path(path)
     if root.is_file():
         return [root]
     if not root.is_dir():
         raise DataError(f"data.path={path}: no such file or folder")
     found = sorted(
         Path(folder, name)
-        for folder, _, names in os.walk(root)
+        for folder, _, names in os.walk(root, onerror=_refuse)
         for name in names
         if not name.startswith(".") and (name.endswith(".txt") or _WIKI_FILE.search(name))
     )
@@ -72,7 +72,14 @@ def text_files(path: str) -> list[Path]:
         raise DataError(
             f"data.path={path}: no .txt file and no WikiExtractor file (wiki_00) in this folder"
         )
+    for file in found:
+        if file.exists() and not file.is_file():
+            raise DataError(f"{file}: neither a file nor a link to one; remove it from data.path")
     return found
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
 def digest_files(files: Iterable[Path]) -> str:

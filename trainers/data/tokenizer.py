@@ -101,7 +101,7 @@ def tokenizer_file(path: str) -> Path:
 
     Raises ConfigError when there is none.
     """
-    given = Path(path).expanduser()
+    given = Path(path)
     candidates = [given / "tokenizer.json", given / "vocab.txt"] if given.is_dir() else [given]
     for candidate in candidates:
         if candidate.is_file() and candidate.suffix in (".json", ".txt"):
@@ -120,14 +120,14 @@ def load_tokenizer(path: str, lowercase: bool) -> Tokenizer:
     file = tokenizer_file(path)
     if file.suffix == ".txt":
         model = WordPiece(_read_vocabulary(file), unk_token="[UNK]")
-        return _with_special_tokens(_bert_tokenizer(model, lowercase))
+        return _given(_bert_tokenizer(model, lowercase))
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises bare Exception
         raise DataError(f"{file}: not a tokenizer of the tokenizers library: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return _with_special_tokens(tokenizer)
+    return _given(tokenizer)
 
 
 def _read_vocabulary(file: Path) -> dict[str, int]:
@@ -155,15 +155,23 @@ def _bert_tokenizer(model: WordPiece, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
-def _with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Make the library know the special tokens as such, having checked that all have an id."""
+def _given(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer that somebody else made, if a model can be built for its vocabulary."""
     special_ids(tokenizer)
     ids = tokenizer.get_vocab().values()
+    if len(ids) == len(SPECIAL_TOKENS):
+        raise ConfigError("data.tokenizer: its vocabulary has special tokens and nothing else")
     if max(ids) >= len(ids):
         raise ConfigError(
             f"data.tokenizer: its {len(ids)} entries have ids up to {max(ids)}; a model needs ids "
             "without gaps, from 0 up"
         )
+    return _with_special_tokens(tokenizer)
+
+
+def _with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Make the library know the special tokens as such, having checked that all have an id."""
+    special_ids(tokenizer)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer
 

@@ -1,5 +1,9 @@
 """The DeepSpeed engine: its configuration, written in full from ours, and its construction."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,12 +73,13 @@ def build_engine(
     # that is killed while it compiles or loads it leaves a lock, for which all later runs wait.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     try:
-        engine, *_ = deepspeed.initialize(
-            model=module.to(_DTYPES[config.runtime.dtype]),
-            optimizer=optimizer,
-            config=deepspeed_config(config, world_size),
-            dist_init_required=False,
-        )
+        with _bounded_groups(config.runtime.timeout_seconds):
+            engine, *_ = deepspeed.initialize(
+                model=module.to(_DTYPES[config.runtime.dtype]),
+                optimizer=optimizer,
+                config=deepspeed_config(config, world_size),
+                dist_init_required=False,
+            )
         if isinstance(optimizer, CAME):
             bind(engine)
     except (dist.DistError, torch.OutOfMemoryError):
@@ -82,6 +87,17 @@ def build_engine(
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise ConfigError(f"DeepSpeed cannot run this configuration: {error}") from error
     return engine
+
+
+@contextmanager
+def _bounded_groups(seconds: int) -> Iterator[None]:
+    """Groups made inside wait as long as we do: DeepSpeed makes its own with torch's 30 minutes."""
+    new_group = dist.new_group
+    dist.new_group = partial(new_group, timeout=timedelta(seconds=seconds))
+    try:
+        yield
+    finally:
+        dist.new_group = new_group
 
 
 def _merge(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,9 @@ class Evaluator:
             positions[start + first : start + first + micro_size]
             for start in range(0, len(positions), stride)
         ]
-        labels = batches.batch(positions)["masked_labels"]
+        batch = batches.batch(positions)
+        self._has_pairs = "next_sentence_label" in batch
+        labels = batch["masked_labels"]
         self._commonest = int(np.bincount(labels[labels >= 0]).max())
 
     def __call__(self, engine: Any) -> dict[str, float]:
@@ -46,13 +48,15 @@ class Evaluator:
                 total += engine(batch).stack() * (0 if idle else 1)
         engine.train()
         mlm_loss, mlm_correct, nsp_loss, nsp_correct = self._world.sum(total).tolist()
-        return {
+        values = {
             "eval/loss": mlm_loss / self._num_masked + nsp_loss / self._num_samples,
             "eval/mlm_loss": mlm_loss / self._num_masked,
             "eval/mlm_accuracy": mlm_correct / self._num_masked,
-            "eval/nsp_accuracy": nsp_correct / self._num_samples,
             "eval/commonest_token_accuracy": self._commonest / self._num_masked,
         }
+        if self._has_pairs:
+            values["eval/nsp_accuracy"] = nsp_correct / self._num_samples
+        return values
 
 
 def to_device(batch: dict[str, np.ndarray[Any, Any]], world: World) -> dict[str, Tensor]:

@@ -210,3 +210,19 @@ def test_wikipedia_with_the_published_vocabulary(tmp_path):
     batch = batches.batch(np.arange(1000))
     used = (batch["masked_labels"] != IGNORED_LABEL).sum()
     assert used == batches.num_masked(np.arange(1000))
+
+
+def test_a_vocabulary_of_another_language_is_refused(tmp_path, text):
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nxyzzy\n")
+    config = data_config(text, tmp_path / "cache", tokenizer=str(vocabulary))
+    with pytest.raises(DataError, match=r"are \[UNK\]"):
+        prepare(config, LENGTH)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "{"])
+def test_a_damaged_description_is_built_again(tmp_path, text, content):
+    config = data_config(text, tmp_path / "cache")
+    before = prepare(config, LENGTH)
+    (before.folder / "meta.json").write_text(content)
+    assert prepare(config, LENGTH).fingerprint == before.fingerprint

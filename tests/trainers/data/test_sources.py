@@ -4,7 +4,7 @@ import os
 import pytest
 
 from trainers.data import sources
-from trainers.data.sources import read_text, text_source
+from trainers.data.sources import read_text, text_files, text_source
 from trainers.errors import DataError
 
 
@@ -167,3 +167,19 @@ def test_digest_knows_content_not_place_or_date(tmp_path):
     write(tmp_path / "a" / "x.txt", "sama")
     os.utime(first, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert before != text_source(first, "strict").digest
+
+
+def test_a_pipe_is_no_text(tmp_path):
+    """Opening it would wait for a writer for ever."""
+    (tmp_path / "a.txt").write_text("words\n")
+    os.mkfifo(tmp_path / "b.txt")
+    with pytest.raises(DataError, match="b.txt: neither a file"):
+        text_files(str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_locked_folder_is_not_left_out(tmp_path):
+    (tmp_path / "a.txt").write_text("words\n")
+    (tmp_path / "locked").mkdir(mode=0)
+    with pytest.raises(DataError, match="locked: cannot be read"):
+        text_files(str(tmp_path))

@@ -117,8 +117,13 @@ def test_rare_characters_become_unknown(tmp_path):
 
 
 def test_a_vocabulary_with_gaps_is_refused(tmp_path):
-    vocabulary = {token: 1000 * number for number, token in enumerate(SPECIAL_TOKENS)}
+    vocabulary = {token: 1000 * number for number, token in enumerate([*SPECIAL_TOKENS, "a"])}
     file = tmp_path / "tokenizer.json"
     Tokenizer(WordPiece(vocabulary, unk_token="[UNK]")).save(str(file))
-    with pytest.raises(ConfigError, match="ids up to 4000"):
+    with pytest.raises(ConfigError, match="ids up to 5000"):
         load_tokenizer(str(file), lowercase=True)
+
+
+def test_a_vocabulary_of_special_tokens_alone_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="nothing else"):
+        load_tokenizer(str(vocabulary(tmp_path, SPECIAL_TOKENS)), lowercase=True)

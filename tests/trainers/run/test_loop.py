@@ -128,6 +128,20 @@ def test_nothing_is_compiled_that_a_killed_run_could_leave_locked(
     assert list(tmp_path.glob("extensions/**/*")) == []
 
 
+def test_a_rank_that_hangs_is_not_waited_for_longer_than_asked(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """DeepSpeed's own process groups waited for torch's 30 minutes whatever was configured."""
+    words = ("train.steps=100000", "launch.processes=2", "runtime.timeout_seconds=4")
+    process = start(corpus, tmp_path, *words)
+    wait_for(tmp_path / "metrics.jsonl", process)
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(ranks[1]), signal.SIGSTOP)
+    output = process.communicate(timeout=60)[0]  # the launcher gives the stopped rank its grace
+    assert process.returncode == 7, output
+    assert "another rank died or did not answer" in output
+
+
 def test_a_run_that_died_before_its_report_gets_one(corpus: Path, tmp_path: Path) -> None:
     train(corpus, tmp_path, "train.steps=2", "launch.processes=1")
     (tmp_path / "report" / "summary.md").unlink()
