@@ -77,16 +77,13 @@ OURS = {
     "data_types": "runtime.dtype",
     "wandb": "logging",
     "communication_data_type": "runtime.dtype",
-    "prescale_gradients": "train",
-    "gradient_predivide_factor": "train",
-    "gradient_allreduce_op": "train",
     "zero_allow_untested_optimizer": "optimizer",
     "zero_force_ds_cpu_optimizer": "zero.offload_optimizer",
     "zero_optimization.stage": "zero.stage",
     "zero_optimization.cpu_offload": "zero.offload_optimizer",
     "zero_optimization.offload_optimizer": "zero.offload_optimizer",
     "zero_optimization.round_robin_gradients": "zero.round_robin_gradients",
-    "zero_optimization.zenflow": "zero",
+    "zero_optimization.zenflow": "zero.offload_optimizer",
 }
 
 

@@ -1,5 +1,7 @@
 """The literal lists of DeepSpeed's keys against the installed DeepSpeed."""
 
+import importlib
+
 import pytest
 
 from trainers.deepspeed_keys import (
@@ -42,7 +44,7 @@ class Recorder(dict):
 def deepspeed_config():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DS_ACCELERATOR", "cpu")
-        return pytest.importorskip("deepspeed.runtime.config")
+        return importlib.import_module("deepspeed.runtime.config")
 
 
 def test_top_level_keys_are_those_deepspeed_asks_for(deepspeed_config):
@@ -86,7 +88,7 @@ def test_sections_hold_what_deepspeed_reads(deepspeed_config):
         ({"wall_clock_breakdown": True}, "not offered"),
         ({"zero_optimization": {"zenflow": {}}}, "written by this program"),
         ({"tensor_parallel": {"autotp_size": 2}}, "not offered"),
-        ({"gradient_allreduce_op": "sum"}, "written by this program"),
+        ({"gradient_allreduce_op": "sum"}, "not offered"),
     ],
 )
 def test_what_would_be_swallowed_or_is_not_tested_is_refused(block, words):

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from launch.devices import num_cores
 from trainers.config import RuntimeConfig
 from trainers.errors import ConfigError
 
@@ -74,4 +75,4 @@ def _threads(config: RuntimeConfig) -> int:
     if config.threads:
         return config.threads
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, len(os.sched_getaffinity(0)) // local_ranks)
+    return max(1, num_cores() // local_ranks)

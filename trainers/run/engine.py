@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from came import CAME, bind
+from came import CAME, Ledger, bind
 from trainers.config import Config
 from trainers.errors import ConfigError
 
@@ -61,8 +61,8 @@ def num_micro_batches(config: Config, world_size: int) -> int:
 
 def build_engine(
     config: Config, module: nn.Module, optimizer: torch.optim.Optimizer, world_size: int
-) -> Any:
-    """`module` and `optimizer` inside DeepSpeed.  Every rank must call it.
+) -> tuple[Any, Ledger | None]:
+    """`module` and `optimizer` inside DeepSpeed, and the ledger of CAME.  Every rank must call it.
 
     Raises:
         ConfigError: DeepSpeed, or CAME under it, does not accept the settings.
@@ -80,13 +80,12 @@ def build_engine(
                 config=deepspeed_config(config, world_size),
                 dist_init_required=False,
             )
-        if isinstance(optimizer, CAME):
-            bind(engine)
+        ledger = bind(engine) if isinstance(optimizer, CAME) else None
     except (dist.DistError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise ConfigError(f"DeepSpeed cannot run this configuration: {error}") from error
-    return engine
+    return engine, ledger
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from came import CAME, bind
 from came.state import after_load, entries
 from trainers.build import build_module, build_optimizer
 from trainers.config import Config
@@ -39,13 +38,12 @@ def run(config: Config) -> None:
     with RunFolder.open(config.run.dir, world.rank) as folder:
         module = build_module(config, data)
         optimizer = build_optimizer(config.optimizer, module)
-        engine = build_engine(config, module, optimizer, world.world_size)
+        engine, ledger = build_engine(config, module, optimizer, world.world_size)
         saver = Saver(config, data, folder, world)
         start = saver.resume(engine)
         if start < config.train.steps:
             folder.describe(config, device=_device_name(world), world_size=world.world_size)
-            if isinstance(optimizer, CAME):
-                ledger = bind(engine)
+            if ledger is not None:
                 folder.write("ledger.json", json.dumps(ledger.as_dict(), indent=1) + "\n")
             with Metrics(folder.path, config, world.rank, resume_step=start) as metrics:
                 train(config, data, engine, world, saver, metrics, start)
