@@ -5,16 +5,18 @@
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
 
 `bind(engine)` proves the layout before the first step and returns the ledger; `register()` lets
-DeepSpeed find CAME by its name in a JSON config.
+DeepSpeed find CAME by its name in a JSON config; `telemetry(optimizer)` tells what its last step
+looked like.
 """
 
 import torch
 
 from came.bind import bind
+from came.ledger import Ledger
 from came.optimizer import CAME
-from came.sharding.ledger import Ledger
+from came.telemetry import GroupTelemetry, telemetry
 
-__all__ = ["CAME", "Ledger", "bind", "register"]
+__all__ = ["CAME", "GroupTelemetry", "Ledger", "bind", "register", "telemetry"]
 
 
 def register() -> None:

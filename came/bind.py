@@ -4,10 +4,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-from came.optimizer import CAME
+from came.ledger import Ledger, LedgerRow, ledger_rows
+from came.sharded_optimizer import ShardedOptimizer
 from came.sharding import deepspeed
 from came.sharding.discover import discover, parameter_names, require_factors
-from came.sharding.ledger import Ledger, ledger_rows
 
 
 def bind(target: Any) -> Ledger:
@@ -21,7 +21,7 @@ def bind(target: Any) -> Ledger:
         RuntimeError: the layout cannot be proven, or no matrix of the model would be factored.
     """
     optimizer = getattr(target, "basic_optimizer", target)
-    if not isinstance(optimizer, CAME):
+    if not isinstance(optimizer, ShardedOptimizer):
         raise TypeError(
             "bind() takes a DeepSpeed engine around CAME, or a CAME; not a "
             f"{type(target).__name__} around {type(optimizer).__name__}"
@@ -31,9 +31,10 @@ def bind(target: Any) -> Ledger:
     wrapper = getattr(target, "optimizer", None) or deepspeed.find_wrapper(optimizer)
     shards = discover(optimizer, wrapper, names)
     require_factors(shards, names)
-    optimizer.adopt(shards)
+    shards = optimizer.adopt(shards)
+    rows: list[LedgerRow] = []
     for shard in shards:
         optimizer.state_of(shard)
+        rows += ledger_rows(shard, optimizer.fields(shard), optimizer.param_groups)
     world_size = dist.get_world_size() if dist.is_initialized() else 1
-    rows = [row for shard in shards for row in ledger_rows(shard, optimizer.param_groups)]
     return Ledger(tuple(rows), world_size)

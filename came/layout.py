@@ -10,8 +10,9 @@ CAME needs rows and columns of matrices.  This file translates between the two:
     fragment = (param, start, numel, offset)         b b b b b b b b
                                                      t t t]. . . . .    tail: start of a cut row
 
-A parameter of more than two dimensions is a batch of matrices over its last two.  Then a fragment
-is cut into at most five boxes: head, rest of a matrix, whole matrices, start of a matrix, tail.
+A parameter of more than two dimensions is a batch of matrices over its last two (or, on demand,
+one matrix: `Param.flatten`).  Then a fragment is cut into at most five boxes: head, rest of a
+matrix, whole matrices, start of a matrix, tail.
 """
 
 import math
@@ -22,10 +23,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Param:
-    """A parameter as the model has it: its name and its whole shape."""
+    """A parameter as the model has it: its name and its whole shape.
+
+    With `flatten` more than two dimensions are one matrix, the first by all others (a convolution,
+    a fused weight); without, as in the paper's package, they are a batch over the last two.
+    """
 
     name: str
     shape: tuple[int, ...]
+    flatten: bool = False
 
     @property
     def numel(self) -> int:
@@ -38,8 +44,22 @@ class Param:
 
     @property
     def matrices(self) -> tuple[int, int, int]:
-        """`(batch, rows, cols)` of a factored parameter."""
+        """`(batch, rows, cols)`; a vector is one row."""
+        if len(self.shape) < 2:
+            return 1, 1, self.numel
+        if self.flatten:
+            return 1, self.shape[0], math.prod(self.shape[1:])
         return math.prod(self.shape[:-2]), self.shape[-2], self.shape[-1]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of what belongs to the rows of a factored parameter."""
+        return self.shape[:1] if self.flatten else self.shape[:-1]
+
+    @property
+    def col_shape(self) -> tuple[int, ...]:
+        """The shape of what belongs to the columns of a factored parameter."""
+        return self.shape[1:] if self.flatten else self.shape[:-2] + self.shape[-1:]
 
     @property
     def num_factors(self) -> int:
@@ -80,7 +100,7 @@ class Box:
 
 
 def boxes(param: Param, fragment: Fragment) -> Iterator[Box]:
-    """Cut a fragment of a factored parameter into boxes, in the order of the buffer."""
+    """Cut a fragment into boxes, in the order of the buffer; that of a vector is one box."""
     _, rows, cols = param.matrices
     at, left, offset = fragment.start, fragment.numel, fragment.offset
     while left > 0:
@@ -157,6 +177,39 @@ class EachSplit:
 
 
 @dataclass(frozen=True)
+class RowSplit:
+    """One parameter cut by its first dimension as `torch.chunk` cuts: FSDP2, `Shard(0)`.
+
+    Part `k` holds entries `[k * part, min((k + 1) * part, num_rows))` of the first dimension, each
+    of `row_numel` numbers, with `part = ceil(num_rows / parts)`: the last parts may be smaller or
+    empty.  `holders[k]` are the ranks that hold part `k`, several where parts are replicated.
+    """
+
+    num_rows: int
+    row_numel: int
+    holders: tuple[tuple[int, ...], ...]
+
+    @property
+    def world_size(self) -> int:
+        return len(self.holders)
+
+    def rows(self, rank: int) -> range:
+        """The entries of the first dimension that part `rank` holds."""
+        part = -(-self.num_rows // self.world_size)
+        return range(min(rank * part, self.num_rows), min((rank + 1) * part, self.num_rows))
+
+    def fragments(self, rank: int) -> tuple[Fragment, ...]:
+        rows = self.rows(rank)
+        start, numel = rows.start * self.row_numel, len(rows) * self.row_numel
+        return (Fragment(0, start, numel, 0),) if numel else ()
+
+    def owners(self, param: int) -> tuple[int, ...]:
+        """The ranks that hold a piece of parameter `param`."""
+        parts = range(self.world_size)
+        return tuple(sorted(rank for k in parts if self.rows(k) for rank in self.holders[k]))
+
+
+@dataclass(frozen=True)
 class ShardLayout:
     """What one tensor of the optimizer holds on this rank.
 
@@ -165,7 +218,7 @@ class ShardLayout:
     """
 
     params: tuple[Param, ...]
-    split: FlatSplit | EachSplit
+    split: FlatSplit | EachSplit | RowSplit
     rank: int
 
     @property
@@ -176,6 +229,11 @@ class ShardLayout:
     def whole(self) -> bool:
         """One parameter, all of it, on this rank."""
         return len(self.params) == 1 and self.split.world_size == 1
+
+    @property
+    def packed(self) -> bool:
+        """A flat buffer of parameters and pieces of them, not a parameter or rows of one."""
+        return not (self.whole or isinstance(self.split, RowSplit))
 
 
 def whole(param: Param) -> ShardLayout:

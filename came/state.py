@@ -2,12 +2,15 @@
 
 An entry is one tensor of the run as a person thinks of it: the fp32 value of a parameter, its
 momentum, one of its factors.  `gather` makes it whole from the pieces on the ranks, `scatter` cuts
-a whole one into this rank's pieces.  Works for CAME and for torch optimizers whose state has the
-shape of the parameter (AdamW).
+a whole one into this rank's pieces.  Works for the optimizers of this package and for those of
+torch whose state has the shape of the parameter (AdamW).
+
+Momentum in int8 is gathered as the float32 values that it stands for; to scatter them again gives
+back the same codes wherever a block is not cut anew.  Of the sign format the signs are gathered.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from came.optimizer import CAME
+from came.fields import Field, compute_dtype, layout_boxes, replicated, stored_boxes
+from came.layout import Box, Param
+from came.momentum import Sign
 from came.reduce import sum_over
-from came.rules.factored import FACTORS, factor_shapes, factor_views, vector_views
+from came.sharded_optimizer import ShardedOptimizer
 from came.sharding.deepspeed import original_shape, source_slice
 from came.sharding.discover import discover, parameter_names
 from came.sharding.shard import Shard
@@ -29,6 +34,42 @@ class Piece:
 
     start: int
     view: Tensor
+
+    @property
+    def numel(self) -> int:
+        return self.view.numel()
+
+    def read(self) -> Tensor:
+        return self.view
+
+    def write(self, values: Tensor) -> None:
+        self.view.copy_(values)
+
+
+@dataclass(frozen=True)
+class StoredPiece:
+    """A piece in a storage format of its own: one box of a parameter."""
+
+    start: int
+    field: Field
+    param: Param
+    box: Box
+    stored: tuple[Tensor, ...]
+
+    @property
+    def numel(self) -> int:
+        return self.box.numel
+
+    def read(self) -> Tensor:
+        storage = self.field.storage
+        if isinstance(storage, Sign):
+            return storage.signs(self.stored, self.box).reshape(-1)
+        return storage.load(self.stored, self.param, self.box, None).reshape(-1)
+
+    def write(self, values: Tensor) -> None:
+        shape = (self.box.batches, self.box.rows, self.box.cols)
+        values = values.to(self.stored[0].device).view(shape)
+        self.field.storage.store(self.stored, self.param, self.box, values)
 
 
 @dataclass(frozen=True)
@@ -45,7 +86,7 @@ class Entry:
     shape: tuple[int, ...]
     dtype: torch.dtype
     sharded: bool
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Piece | StoredPiece, ...]
     group: dist.ProcessGroup | None
     mirrors: tuple[Piece, ...] = ()
 
@@ -61,8 +102,8 @@ def entries(engine: Any) -> list[Entry]:
     optimizer, module = engine.basic_optimizer, engine.module
     names = parameter_names(module)
     shards = discover(optimizer, engine.optimizer, names)
-    if isinstance(optimizer, CAME):
-        optimizer.adopt(shards)
+    if isinstance(optimizer, ShardedOptimizer):
+        shards = optimizer.adopt(shards)
     found = [entry for shard in shards for entry in _shard_entries(optimizer, shard)]
     trained = {source for shard in shards for source in shard.sources}
     for param, name in names.items():
@@ -78,11 +119,12 @@ def entries(engine: Any) -> list[Entry]:
 def gather(entry: Entry) -> Tensor:
     """The whole tensor, on the CPU, bit for bit.  A collective over `entry.group` if sharded."""
     if not entry.sharded:
-        return entry.pieces[0].view.detach().cpu().clone().reshape(entry.shape)
-    device = next((piece.view.device for piece in entry.pieces), torch.device("cpu"))
+        return entry.pieces[0].read().detach().cpu().clone().reshape(entry.shape)
+    values = [piece.read() for piece in entry.pieces]
+    device = next((value.device for value in values), torch.device("cpu"))
     buffer = torch.zeros(math.prod(entry.shape), dtype=entry.dtype, device=device)
-    for piece in entry.pieces:
-        buffer[piece.start : piece.start + piece.view.numel()] = piece.view
+    for piece, value in zip(entry.pieces, values, strict=True):
+        buffer[piece.start : piece.start + piece.numel] = value
     # Summed as bytes: exactly one rank holds each element, and a float sum would lose -0.0.
     sum_over(buffer.view(torch.uint8), entry.group)
     return buffer.cpu().reshape(entry.shape)
@@ -93,7 +135,7 @@ def scatter(entry: Entry, whole: Tensor) -> None:
     """Write this rank's pieces (and mirrors) of the whole tensor."""
     flat = whole.reshape(-1)
     for piece in (*entry.pieces, *entry.mirrors):
-        piece.view.copy_(flat[piece.start : piece.start + piece.view.numel()])
+        piece.write(flat[piece.start : piece.start + piece.numel])
 
 
 def after_load(engine: Any) -> None:
@@ -106,42 +148,75 @@ def after_load(engine: Any) -> None:
 
 
 def _shard_entries(optimizer: torch.optim.Optimizer, shard: Shard) -> Iterator[Entry]:
-    masters = _pieces(shard, shard.tensor.detach())
-    state = _state(optimizer, shard)
-    elementwise = {
-        key: _pieces(shard, value)
-        for key, value in state.items()
-        if key != "step" and value.shape == shard.tensor.shape
-    }
-    if isinstance(optimizer, CAME):
-        elementwise = {"exp_avg": elementwise["exp_avg"]}
-        factors = factor_views(shard.layout, state)
-        vectors = vector_views(shard.layout, state)
+    masters = _pieces(shard, shard.local)
+    if isinstance(optimizer, ShardedOptimizer):
+        state = optimizer.state_of(shard)
+        kept = _field_entries(optimizer, shard, state)
+    else:
+        state = _torch_state(optimizer, shard)
+        kept = _elementwise_entries(shard, state)
     for index, param in enumerate(shard.layout.params):
-        group = shard.group
-        like = (param.name, param.shape, group, not shard.layout.whole)
-        source = shard.sources[index]
-        yield _sharded("param", shard.tensor.dtype, masters[index], like, _mirrors(source, shard))
-        for key, pieces in elementwise.items():
-            yield _sharded(key, state[key].dtype, pieces[index], like)
+        like = (param.name, param.shape, shard.group, not shard.layout.whole)
+        mirrors = _mirrors(shard.sources[index], shard)
+        yield _sharded("param", shard.tensor.dtype, masters[index], like, mirrors)
         yield _replicated(param.name, "step", state["step"], ())
-        if not isinstance(optimizer, CAME):
+        yield from kept[index]
+
+
+def _field_entries(
+    optimizer: ShardedOptimizer, shard: Shard, state: dict[str, Tensor]
+) -> list[list[Entry]]:
+    """The entries of each parameter's fields."""
+    fields = optimizer.fields(shard)
+    boxes: list[list[tuple[int, Box, dict[str, tuple[Tensor, ...]]]]] = [[] for _ in fields]
+    places = layout_boxes(shard.layout)
+    for (index, start, box), there in zip(
+        places, stored_boxes(shard.layout, fields, state), strict=True
+    ):
+        boxes[index].append((start, box, there.stored))
+    whole = replicated(shard.layout, fields, state)
+    found: list[list[Entry]] = []
+    for index, param in enumerate(shard.layout.params):
+        like = (param.name, param.shape, shard.group, not shard.layout.whole)
+        found.append([])
+        for field in fields[index]:
+            if field.shape is not None:
+                found[-1].append(
+                    _replicated(param.name, field.key, whole[index][field.key], field.shape)
+                )
+                continue
+            pieces = [
+                StoredPiece(start, field, param, box, stored[field.key])
+                for start, box, stored in boxes[index]
+            ]
+            key, dtype = _logical(field, shard.tensor.dtype)
+            found[-1].append(_sharded(key, dtype, pieces, like))
+    return found
+
+
+def _logical(field: Field, dtype: torch.dtype) -> tuple[str, torch.dtype]:
+    """The key and dtype under which a field is gathered."""
+    if isinstance(field.storage, Sign):
+        return field.key + "_sign", torch.int8
+    stored = field.storage.parts[0][1]
+    floating = stored is not None and stored.is_floating_point
+    return field.key, stored if stored is not None and floating else compute_dtype(dtype)
+
+
+def _elementwise_entries(shard: Shard, state: dict[str, Tensor]) -> list[list[Entry]]:
+    """The entries of state in the shape of the tensor."""
+    found: list[list[Entry]] = [[] for _ in shard.layout.params]
+    for key, value in state.items():
+        if key == "step":
             continue
-        if param.factored:
-            views = factors[index]
-            shapes = factor_shapes(param.shape)
-            for key in FACTORS:
-                view = getattr(views, key.removeprefix("exp_avg_"))
-                yield _replicated(param.name, key, view, shapes[key[-3:]])
-            yield _replicated(param.name, "clip_factor", views.clip, ())
-        else:
-            second = [Piece(p.start, view) for p, view in vectors if p.param == index]
-            yield _sharded("exp_avg_sq", state["exp_avg"].dtype, second, like)
+        for index, pieces in enumerate(_pieces(shard, value)):
+            param = shard.layout.params[index]
+            like = (param.name, param.shape, shard.group, not shard.layout.whole)
+            found[index].append(_sharded(key, value.dtype, pieces, like))
+    return found
 
 
-def _state(optimizer: torch.optim.Optimizer, shard: Shard) -> dict[str, Tensor]:
-    if isinstance(optimizer, CAME):
-        return optimizer.state_of(shard)
+def _torch_state(optimizer: torch.optim.Optimizer, shard: Shard) -> dict[str, Tensor]:
     state: dict[str, Tensor] = optimizer.state[shard.tensor]
     if not state and isinstance(optimizer, torch.optim.AdamW):
         on_device = optimizer.defaults["fused"] or optimizer.defaults["capturable"]
@@ -196,7 +271,7 @@ def _frozen_entry(name: str, param: Any) -> Entry:
 def _sharded(
     key: str,
     dtype: torch.dtype,
-    pieces: list[Piece],
+    pieces: Sequence[Piece | StoredPiece],
     like: tuple[str, tuple[int, ...], dist.ProcessGroup | None, bool],
     mirrors: tuple[Piece, ...] = (),
 ) -> Entry:

@@ -14,141 +14,149 @@ its copy of the factors.  The momentum stays where its parameter is.  One matrix
 
 `z` is the clip factor of the step before (0 at the first).  About zero in place of `z` the
 expansion would cancel: in fp32 a gradient of 1 + 1e-4 noise then gives negative row sums.
+
+A matrix that lies wholly on one rank needs no other rank's numbers.  Its owner takes it through all
+three passes at once, while it is in cache, and leaves the sums for the others to follow.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
-from came.kernels import eager
-from came.layout import Param
-from came.rules.factored import MatrixTask, VectorTask
+from came.fields import Field
+from came.kernels import select
+from came.kernels.table import Part, Table
+from came.layout import Param, packed_offsets
+from came.momentum import FORMATS
+from came.rules.options import check_choice, check_lr, check_number, check_numbers
+from came.tasks import Task
+
+FACTORS = ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_res_row", "exp_avg_res_col")
 
 
-def step(todo: Sequence[MatrixTask | VectorTask], like: Tensor) -> Iterator[Tensor]:
-    """One step of CAME on all tasks, in place.
+def fields(param: Param, options: dict[str, Any]) -> tuple[Field, ...]:
+    """Momentum and four factor vectors for a matrix; full moments in float32 for a vector."""
+    if not param.factored:
+        return Field("exp_avg"), Field("exp_avg_sq")
+    kept = [Field("exp_avg", format=options["momentum"])]
+    for key in FACTORS:
+        kept.append(Field(key, param.row_shape if key.endswith("row") else param.col_shape))
+    kept.append(Field("clip_factor", ()))
+    if options["momentum"] == "sign":
+        kept += [Field("exp_avg_row", param.row_shape), Field("exp_avg_col", param.col_shape)]
+    return tuple(kept)
 
-    Yields each of its two buffers to be summed over the ranks: dtype and device of `like`, and on
-    every rank the same length, whatever the rank holds.
+
+def check(options: dict[str, Any]) -> None:
+    """Raise a ValueError if an option is out of its range."""
+    check_lr(options)
+    check_numbers(options, "betas", 3, below=1)
+    check_numbers(options, "eps", 2, below=None)
+    check_number(options, "clip_threshold", positive=True)
+    check_number(options, "weight_decay")
+    check_choice(options, "momentum", tuple(FORMATS))
+    check_choice(options, "matricize", ("last", "first"))
+    check_choice(options, "kernel", select.NAMES)
+
+
+@dataclass
+class Plan:
+    """Who is updated when: `alone` by this rank only, `shared` in step with the other ranks.
+
+    `num_factors` numbers of factor space are summed over the ranks; none where nobody else is.
     """
-    matrices = [task for task in todo if isinstance(task, MatrixTask)]
-    vectors = [task for task in todo if isinstance(task, VectorTask)]
 
-    squares = _Sums(matrices, 1, 0, like)
-    for task, rows, cols in zip(matrices, squares.rows, squares.cols, strict=True):
-        for block in task.blocks:
-            eager.add_squares(block.grad, rows[0][block.rows], cols[0][block.cols])
-    yield squares.buffer
+    table: Table
+    alone: list[Part]
+    shared: Part
+    num_factors: int
+    kernel: ModuleType
+    like: Tensor
 
-    scales = []
-    for task, rows, cols in zip(matrices, squares.rows, squares.cols, strict=True):
-        beta2, eps = task.options["betas"][1], task.options["eps"][0]
-        _average(task.factors.sq_row, rows[0] / task.param.shape[-1] + eps, beta2)
-        _average(task.factors.sq_col, cols[0] / task.param.shape[-2] + eps, beta2)
-        scales.append(_scales(task.factors.sq_row, task.factors.sq_col))
-    residuals = _Sums(matrices, 3, len(vectors), like)
-    for task, scale, rows, cols in zip(
-        matrices, scales, residuals.rows, residuals.cols, strict=True
-    ):
-        for block in task.blocks:
-            at = (slice(None), *block.rows), (slice(None), *block.cols)
-            eager.add_residuals(
-                block.grad,
-                block.exp_avg,
-                scale[0][block.rows],
-                scale[1][block.cols],
-                task.factors.clip,
-                rows[at[0]],
-                cols[at[1]],
-            )
-    for vector, total in zip(vectors, residuals.scalars, strict=True):
-        beta2, eps = vector.options["betas"][1], vector.options["eps"][0]
-        for grad, _, exp_avg_sq, _ in vector.pieces:
-            total += eager.add_vector_squares(grad, exp_avg_sq, beta2, eps)
-    yield residuals.buffer
-
-    for task, scale, rows, cols in zip(
-        matrices, scales, residuals.rows, residuals.cols, strict=True
-    ):
-        _update_confidence(task, rows, cols)
-        res_scale = _scales(task.factors.res_row, task.factors.res_col)
-        for block in task.blocks:
-            eager.apply_update(
-                block.grad,
-                block.exp_avg,
-                block.param,
-                scale[0][block.rows],
-                scale[1][block.cols],
-                task.factors.clip,
-                res_scale[0][block.rows],
-                res_scale[1][block.cols],
-                **_descent(task.options),
-            )
-    for vector, total in zip(vectors, residuals.scalars, strict=True):
-        clip = _clip_factor(total, vector.param, vector.options)
-        for grad, exp_avg, exp_avg_sq, param in vector.pieces:
-            eager.apply_vector_update(
-                grad, exp_avg, exp_avg_sq, param, clip, **_descent(vector.options)
-            )
+    def refresh(self, grads: list[Tensor]) -> None:
+        """Take over this step's gradients and options."""
+        self.table.refresh(grads)
 
 
-def _update_confidence(task: MatrixTask, rows: Tensor, cols: Tensor) -> None:
-    """From the sums of pass 2 to the clip factor and the factors of the residual."""
-    beta1, _, beta3 = task.options["betas"]
-    factors = task.factors
-    clip = _clip_factor(rows[2].sum(), task.param, task.options)
-    change = clip - factors.clip
-    for factor, sums, length in (
-        (factors.res_row, rows, task.param.shape[-1]),
-        (factors.res_col, cols, task.param.shape[-2]),
-    ):
-        square = sums[0] + 2 * change * sums[1] + change.square() * sums[2]
-        # Rounding can leave a sum of squares just below zero where the gradient is constant.
-        mean = beta1**2 * square.clamp_(min=0) / length + task.options["eps"][1]
-        _average(factor, mean, beta3)
-    factors.clip.copy_(clip)
+def plan(todo: Sequence[Task], grads: list[Tensor], like: Tensor, *, alone: bool) -> Plan:
+    """Order the work of a step.  `like` has its device and dtype; `alone`: in a world of one."""
+    matrices = [task for task in todo if task.param.factored]
+    vectors = [task for task in todo if not task.param.factored]
+    factor_at = packed_offsets([task.param.num_factors for task in matrices])
+    # A matrix that nobody shares comes first, and is updated by itself.
+    order = sorted(range(len(matrices)), key=lambda index: not matrices[index].whole)
+    table = Table(
+        [matrices[index] for index in order],
+        [factor_at[index] for index in order],
+        vectors,
+        grads,
+        like,
+    )
+    kernel = select.choose(table, like)
+    num_alone = sum(task.whole for task in matrices)
+    num_factors = 0 if alone else sum(task.param.num_factors for task in matrices)
+    batches = _batches(table, num_alone, kernel.batch_numbers(like.device))
+    shared = table.part(num_alone, len(matrices), 0, num_factors)
+    return Plan(table, batches, shared, num_factors, kernel, like)
 
 
-def _clip_factor(sum_of_squares: Tensor, param: Param, options: dict[str, Any]) -> Tensor:
-    rms = (sum_of_squares / param.numel).sqrt()
-    threshold: float = options["clip_threshold"]
-    return (rms / threshold).clamp(min=1.0).reciprocal()
+def _batches(table: Table, num_matrices: int, numbers: int) -> list[Part]:
+    """The first matrices in batches of neighbours in factor space, of up to so many numbers."""
+    parts: list[Part] = []
+    begin = numel = end = 0
+    for index, task in enumerate(table.matrices.tasks[:num_matrices]):
+        apart = table.row_at[index] != end or numel + task.param.numel > numbers
+        if index > begin and apart:
+            parts.append(table.part(begin, index, table.row_at[begin], end - table.row_at[begin]))
+            begin, numel = index, 0
+        numel += task.param.numel
+        end = table.row_at[index] + task.param.num_factors
+    if num_matrices > begin:
+        at = table.row_at[begin]
+        parts.append(table.part(begin, num_matrices, at, end - at))
+    return parts
 
 
-def _average(average: Tensor, value: Tensor, beta: float) -> None:
-    average.mul_(beta).add_(value, alpha=1 - beta)
+def step(plan: Plan) -> Iterator[Tensor]:
+    """One step of CAME, in place.
+
+    Yields each of its two buffers to be summed over the ranks: on every rank of the same length,
+    whatever the rank holds.
+    """
+    table, kernel, shared = plan.table, plan.kernel, plan.shared
+    num_vectors = len(table.vectors.tasks)
+    # Never empty, so that a step is two sums whatever it updates.
+    squares = plan.like.new_zeros(max(1, plan.num_factors))
+    second = plan.like.new_zeros(max(1, 3 * plan.num_factors + num_vectors))
+    residuals = second[: 3 * plan.num_factors].view(3, plan.num_factors)
+    vector_sums = second[3 * plan.num_factors :][:num_vectors]
+
+    scratch = plan.like.new_empty(7, max((part.size for part in plan.alone), default=0))
+    for part in plan.alone:
+        sums, scales = scratch[:4, : part.size].zero_(), scratch[4, : part.size]
+        _step_alone(kernel, part, sums, scales, scratch[5:, : part.size])
+        if plan.num_factors:
+            span = slice(part.at, part.at + part.size)
+            squares[span], residuals[:, span] = sums[0], sums[1:]
+
+    kernel.add_squares(shared, squares)
+    kernel.add_vector_squares(table, vector_sums)
+    yield squares
+    kernel.update_squares(shared, squares, squares)
+    kernel.add_residuals(shared, squares, residuals)
+    yield second
+    kernel.update_confidence(shared, residuals, residuals[:2])
+    kernel.apply_update(shared, squares, residuals[:2])
+    kernel.apply_vector_update(table, vector_sums)
+    table.grads = []  # the model may free them
 
 
-def _scales(row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
-    """`1 / sqrt(v)` of the matrix `v = row col^T / mean(row)` is the product of these two."""
-    return (row / row.mean(dim=1, keepdim=True)).rsqrt(), col.rsqrt()
-
-
-def _descent(options: dict[str, Any]) -> dict[str, float]:
-    return {
-        "lr": float(options["lr"]),
-        "beta1": options["betas"][0],
-        "weight_decay": options["weight_decay"],
-    }
-
-
-class _Sums:
-    """One flat buffer: `channels` sums for each row and column of each matrix, and `scalars`."""
-
-    def __init__(
-        self, matrices: Sequence[MatrixTask], channels: int, scalars: int, like: Tensor
-    ) -> None:
-        size = channels * sum(task.param.num_factors for task in matrices) + scalars
-        # Never empty, so that a step is two sums whatever it updates.
-        self.buffer = like.new_zeros(max(1, size))
-        self.rows: list[Tensor] = []
-        self.cols: list[Tensor] = []
-        at = 0
-        for task in matrices:
-            batch, rows, cols = task.param.matrices
-            for views, length in ((self.rows, rows), (self.cols, cols)):
-                numel = channels * batch * length
-                views.append(self.buffer[at : at + numel].view(channels, batch, length))
-                at += numel
-        self.scalars = self.buffer[at : at + scalars]
+def _step_alone(kernel: ModuleType, part: Part, sums: Tensor, scales: Tensor, out: Tensor) -> None:
+    kernel.add_squares(part, sums[0])
+    kernel.update_squares(part, sums[0], scales)
+    kernel.add_residuals(part, scales, sums[1:])
+    kernel.update_confidence(part, sums[1:], out)
+    kernel.apply_update(part, scales, out)

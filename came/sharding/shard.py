@@ -25,6 +25,17 @@ class Shard:
     sources: tuple[Tensor, ...]
     group_index: int
 
+    @property
+    def local(self) -> Tensor:
+        """What this rank holds of the tensor."""
+        return self.tensor.detach()
+
+    @property
+    def local_grad(self) -> Tensor:
+        """What this rank holds of its gradient."""
+        assert self.tensor.grad is not None
+        return self.tensor.grad
+
 
 def unexplained(tensor: Tensor) -> RuntimeError:
     """The error for a tensor in `param_groups` of which nobody knows what it holds."""

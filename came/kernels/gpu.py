@@ -1,0 +1,5 @@
+"""placeholder"""
+
+
+def load():
+    return "not built yet"

@@ -1,0 +1,281 @@
+"""A `torch.optim.Optimizer` that is the same optimizer under every sharding."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from came.fields import Field, allocate, compute_dtype
+from came.layout import Param
+from came.reduce import Maximum, drive
+from came.sharding import deepspeed
+from came.sharding.discover import discover, require_factors
+from came.sharding.shard import Shard, unexplained
+from came.tasks import Task, tasks
+
+MAX_PLANS = 8  # which parameters have a gradient may change from step to step
+
+
+class Plan(Protocol):
+    """The work of a step, as long as its tensors stay where they are."""
+
+    def refresh(self, grads: list[Tensor]) -> None:
+        """Take over this step's gradients and options."""
+
+
+class Rule(Protocol):
+    """What an optimizer computes: a module of `came.rules`."""
+
+    def fields(self, param: Param, options: dict[str, Any]) -> tuple[Field, ...]:
+        """What it keeps for a parameter."""
+
+    def check(self, options: dict[str, Any]) -> None:
+        """Raise a ValueError if an option is out of its range."""
+
+    def plan(self, todo: list[Task], grads: list[Tensor], like: Tensor, *, alone: bool) -> Any:
+        """Order the work; `like` has its device and dtype, `alone` is a world of one."""
+
+    def step(self, plan: Any) -> Iterator[Tensor | Maximum]:
+        """Do it, yielding what the ranks must sum."""
+
+
+class ShardedOptimizer(torch.optim.Optimizer):
+    """The frame around a rule: finds what each tensor holds, keeps its state, drives the step.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range.
+        RuntimeError: at `step`, where parameters are sharded in a way that cannot be proven.
+    """
+
+    rule: Rule
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self.original_names: dict[Tensor, str] = {}
+        self._shards: dict[Tensor, Shard] = {}
+        self._checked: set[Tensor] = set()  # whose state is known to fit
+        self._plans: dict[Any, tuple[list[int], Plan]] = {}
+        self._last_plan: dict[Tensor, Plan] = {}
+        self._places: dict[Tensor, int] = {}
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its parameters are remembered as the model's own."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self.rule.check(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        index = len(self.param_groups) - 1
+        names = group.get("param_names") or [f"{index}.{i}" for i in range(len(group["params"]))]
+        self.original_names.update(zip(group["params"], names, strict=True))
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
+        """Update the parameters that have a gradient.
+
+        Sums a few small buffers over the group that shards the parameters, however many there are;
+        where a wrapper shards them, the first step also shares one verdict on the layout.
+
+        Raises:
+            RuntimeError: the parameters are sharded or wrapped in a way that is not supported.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if deepspeed.is_allocation_step():
+            return loss
+        together: dict[Any, list[tuple[Shard, dict[str, Any]]]] = {}
+        for group in self.param_groups:
+            if len(group["betas"]) != len(self.defaults["betas"]):
+                raise RuntimeError(
+                    f"betas is {group['betas']!r}, {type(self).__name__} has "
+                    f"{len(self.defaults['betas'])}: a scheduler has replaced them; DeepSpeed's "
+                    "OneCycle does unless its cycle_momentum is false"
+                )
+            for tensor in group["params"]:
+                if tensor.grad is not None and tensor.numel() > 0:
+                    shard = self.shard(tensor)
+                    together.setdefault((tensor.device, shard.group), []).append((shard, group))
+        for pairs in together.values():
+            self._update(pairs)
+        return loss
+
+    def _update(self, pairs: list[tuple[Shard, dict[str, Any]]]) -> None:
+        """One pass of the rule over tensors that share a device and a process group."""
+        params, grads, pointers = [], [], []
+        for shard, _ in pairs:
+            grad = shard.local_grad
+            if grad.is_sparse:
+                raise RuntimeError(
+                    f"{type(self).__name__} needs dense gradients, and this parameter has a sparse "
+                    f"one: {shard.layout.params[0].name}; build its embedding with sparse=False"
+                )
+            params.append(shard.local.contiguous())
+            grads.append(grad.contiguous().view(-1))
+            state = self.state_of(shard)
+            state["step"] += 1
+            pointers += [params[-1].data_ptr(), *(value.data_ptr() for value in state.values())]
+        key = tuple(
+            (id(shard), id(group), grad.dtype)
+            for (shard, group), grad in zip(pairs, grads, strict=True)
+        )
+        known = self._plans.pop(key, None)
+        if known is None or known[0] != pointers:
+            known = (pointers, self._plan(pairs, params, grads))
+        known[1].refresh(grads)
+        drive(self.rule.step(known[1]), pairs[0][0].group)
+        self._last_plan.update((shard.tensor, known[1]) for shard, _ in pairs)
+        copies = [
+            (shard.local, param)
+            for (shard, _), param in zip(pairs, params, strict=True)
+            if not shard.local.is_contiguous()
+        ]
+        for local, updated in copies:
+            local.copy_(updated)
+        if not copies:  # or the plan would keep them
+            self._plans[key] = known
+            if len(self._plans) > MAX_PLANS:
+                del self._plans[next(iter(self._plans))]
+
+    def _plan(
+        self,
+        pairs: list[tuple[Shard, dict[str, Any]]],
+        params: list[Tensor],
+        grads: list[Tensor],
+    ) -> Plan:
+        todo: list[Task] = []
+        dtype = torch.float32
+        for source, ((shard, group), param) in enumerate(zip(pairs, params, strict=True)):
+            dtype = torch.promote_types(dtype, compute_dtype(param.dtype))
+            found = tasks(
+                source, param, shard.layout, self.fields(shard), self.state[shard.tensor], group
+            )
+            for task, original in zip(found, shard.sources, strict=True):
+                task.index = self._place(original)
+            todo += found
+        ranks = pairs[0][0].group
+        alone = ranks is None or dist.get_world_size(ranks) == 1
+        plan: Plan = self.rule.plan(todo, grads, grads[0].new_empty(0, dtype=dtype), alone=alone)
+        return plan
+
+    def _place(self, original: Tensor) -> int:
+        """The place of a parameter among those the optimizer was built with."""
+        if len(self._places) != len(self.original_names):
+            self._places = {param: place for place, param in enumerate(self.original_names)}
+        return self._places.get(original, len(self._places))
+
+    def _forget_plans(self) -> None:
+        self._plans.clear()
+        self._last_plan.clear()
+
+    def last_plans(self) -> list[Plan]:
+        """The work of the last step of each tensor, as it was done."""
+        return list({id(plan): plan for plan in self._last_plan.values()}.values())
+
+    def fields(self, shard: Shard) -> list[tuple[Field, ...]]:
+        """What is kept for each parameter of a shard."""
+        options = self._options(shard)
+        return [self.rule.fields(param, options) for param in shard.layout.params]
+
+    def shard(self, tensor: Tensor) -> Shard:
+        """What `tensor`, an entry of `param_groups`, holds of the model's parameters.
+
+        Raises:
+            RuntimeError: it is neither a parameter that this optimizer was given nor a buffer of a
+                wrapper that is known.
+        """
+        if tensor not in self._shards:
+            wrapper = None if tensor in self.original_names else deepspeed.find_wrapper(self)
+            shards = discover(self, wrapper, self.original_names)
+            require_factors(shards, self.original_names)
+            self.adopt(shards)
+        if tensor not in self._shards:
+            raise unexplained(tensor)
+        return self._shards[tensor]
+
+    def state_of(self, shard: Shard) -> dict[str, Tensor]:
+        """The state of a shard, allocated where it does not exist yet."""
+        state: dict[str, Any] = self.state[shard.tensor]
+        if shard.tensor not in self._checked:
+            fields = self.fields(shard)
+            if len(state) > 1:
+                _complete(state, allocate(shard.local, shard.layout, fields), shard)
+            else:
+                state.update(allocate(shard.local, shard.layout, fields))
+            self._checked.add(shard.tensor)
+        return state
+
+    def adopt(self, shards: Iterable[Shard]) -> list[Shard]:
+        """Take shards as the truth about the tensors in `param_groups`; returns them with their
+        parameters matricized as their group says."""
+        adopted = [self._matricized(shard) for shard in shards]
+        self._shards.update((shard.tensor, shard) for shard in adopted)
+        self._forget_plans()
+        return adopted
+
+    def _matricized(self, shard: Shard) -> Shard:
+        flatten = self._options(shard).get("matricize") == "first"
+        params = tuple(replace(param, flatten=flatten) for param in shard.layout.params)
+        return replace(shard, layout=replace(shard.layout, params=params))
+
+    def _options(self, shard: Shard) -> dict[str, Any]:
+        # DeepSpeed cuts `param_groups` down to one while it steps at stages 1 and 2.
+        whole = shard.group_index < len(self.param_groups)
+        return self.param_groups[shard.group_index if whole else 0]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch, but state keeps its precision: torch casts it to the parameter's."""
+        super().load_state_dict(state_dict)
+        saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        for saved_id, param in zip(saved_ids, params, strict=True):
+            for key, value in state_dict["state"].get(saved_id, {}).items():
+                if isinstance(value, Tensor) and key != "step":
+                    self.state[param][key] = value.detach().clone().to(param.device)
+        self._checked.clear()
+        self._forget_plans()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy knows what it was built with, so that it never takes a flat slice for a vector.
+        return {**super().__getstate__(), "original_names": self.original_names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name in ("original_names", "_shards", "_plans", "_last_plan", "_places"):
+            self.__dict__.setdefault(name, {})
+        self.__dict__.setdefault("_checked", set())
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for option, value in self.defaults.items():
+                group.setdefault(option, value)  # saved by a version that did not have it
+
+
+def _complete(state: dict[str, Any], wanted: dict[str, Tensor], shard: Shard) -> None:
+    """Make loaded state whole, or raise a RuntimeError if it is not of this layout.
+
+    The state of `came-pytorch` for a whole parameter is taken: it counts in an int, and has no clip
+    factor.  What it kept for a flat slice is no state of CAME.
+    """
+    state.pop("RMS", None)
+    state["step"] = torch.as_tensor(float(state.get("step", 0)))
+    if "clip_factor" in wanted:
+        state.setdefault("clip_factor", wanted["clip_factor"])
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    shapes = {key: tuple(value.shape) for key, value in wanted.items()}
+    if found != shapes:
+        raise RuntimeError(
+            f"the loaded state of {shard.layout.params[0].name} does not fit: it has {found}, and "
+            f"{shapes} are kept; it was saved by an optimizer that saw a flat vector, under "
+            "another sharding or with another momentum format: load the weights without the "
+            "optimizer"
+        )
+    for key, like in wanted.items():
+        state[key] = state[key].to(like.dtype)
