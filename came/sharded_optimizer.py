@@ -9,12 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from came.fields import Field, allocate, compute_dtype
+from came.fields import Field, compute_dtype
 from came.layout import Param
 from came.reduce import Maximum, drive
-from came.sharding import deepspeed
+from came.sharding import deepspeed, dtensor
 from came.sharding.discover import discover, require_factors
-from came.sharding.shard import Shard, unexplained
+from came.sharding.portable import exported, fill
+from came.sharding.shard import Shard, names_by_position, unexplained
 from came.tasks import Task, tasks
 
 MAX_PLANS = 8  # which parameters have a gradient may change from step to step
@@ -60,6 +61,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._plans: dict[Any, tuple[list[int], Plan]] = {}
         self._last_plan: dict[Tensor, Plan] = {}
         self._places: dict[Tensor, int] = {}
+        self._groups: list[dict[str, Any]] = []
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -71,8 +73,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
+        self._groups = list(self.param_groups)
         index = len(self.param_groups) - 1
-        names = group.get("param_names") or [f"{index}.{i}" for i in range(len(group["params"]))]
+        names = names_by_position(index, group)
         self.original_names.update(zip(group["params"], names, strict=True))
 
     @torch.no_grad()
@@ -93,12 +96,14 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 loss = closure()
         if deepspeed.is_allocation_step():
             return loss
+        allocate_only = dtensor.is_allocation_step()
         together: dict[Any, list[tuple[Shard, dict[str, Any]]]] = {}
         for group in self.param_groups:
-            if len(group["betas"]) != len(self.defaults["betas"]):
+            betas = self.defaults.get("betas", ())
+            if len(group.get("betas", ())) != len(betas):
                 raise RuntimeError(
                     f"betas is {group['betas']!r}, {type(self).__name__} has "
-                    f"{len(self.defaults['betas'])}: a scheduler has replaced them; DeepSpeed's "
+                    f"{len(betas)}: a scheduler has replaced them; DeepSpeed's "
                     "OneCycle does unless its cycle_momentum is false"
                 )
             for tensor in group["params"]:
@@ -106,12 +111,16 @@ class ShardedOptimizer(torch.optim.Optimizer):
                     shard = self.shard(tensor)
                     together.setdefault((tensor.device, shard.group), []).append((shard, group))
         for pairs in together.values():
-            self._update(pairs)
+            if allocate_only:
+                for shard, _ in pairs:
+                    self.state_of(shard)
+            else:
+                self._update(pairs)
         return loss
 
     def _update(self, pairs: list[tuple[Shard, dict[str, Any]]]) -> None:
         """One pass of the rule over tensors that share a device and a process group."""
-        params, grads, pointers = [], [], []
+        params, grads, pointers, copies = [], [], [], []
         for shard, _ in pairs:
             grad = shard.local_grad
             if grad.is_sparse:
@@ -119,7 +128,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
                     f"{type(self).__name__} needs dense gradients, and this parameter has a sparse "
                     f"one: {shard.layout.params[0].name}; build its embedding with sparse=False"
                 )
-            params.append(shard.local.contiguous())
+            local = shard.local
+            params.append(local.contiguous())
+            if params[-1] is not local:
+                copies.append((local, params[-1]))
             grads.append(grad.contiguous().view(-1))
             state = self.state_of(shard)
             state["step"] += 1
@@ -134,11 +146,6 @@ class ShardedOptimizer(torch.optim.Optimizer):
         known[1].refresh(grads)
         drive(self.rule.step(known[1]), pairs[0][0].group)
         self._last_plan.update((shard.tensor, known[1]) for shard, _ in pairs)
-        copies = [
-            (shard.local, param)
-            for (shard, _), param in zip(pairs, params, strict=True)
-            if not shard.local.is_contiguous()
-        ]
         for local, updated in copies:
             local.copy_(updated)
         if not copies:  # or the plan would keep them
@@ -157,7 +164,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         for source, ((shard, group), param) in enumerate(zip(pairs, params, strict=True)):
             dtype = torch.promote_types(dtype, compute_dtype(param.dtype))
             found = tasks(
-                source, param, shard.layout, self.fields(shard), self.state[shard.tensor], group
+                source, param, shard.layout, self.fields(shard), self.state_of(shard), group
             )
             for task, original in zip(found, shard.sources, strict=True):
                 task.index = self._place(original)
@@ -203,22 +210,29 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return self._shards[tensor]
 
     def state_of(self, shard: Shard) -> dict[str, Tensor]:
-        """The state of a shard, allocated where it does not exist yet."""
+        """What this rank holds of the state of a shard, allocated where it does not exist yet."""
         state: dict[str, Any] = self.state[shard.tensor]
         if shard.tensor not in self._checked:
-            fields = self.fields(shard)
-            if len(state) > 1:
-                _complete(state, allocate(shard.local, shard.layout, fields), shard)
-            else:
-                state.update(allocate(shard.local, shard.layout, fields))
+            fill(shard, self.fields(shard), state)
             self._checked.add(shard.tensor)
-        return state
+        return shard.local_state(state)
 
     def adopt(self, shards: Iterable[Shard]) -> list[Shard]:
         """Take shards as the truth about the tensors in `param_groups`; returns them with their
         parameters matricized as their group says."""
         adopted = [self._matricized(shard) for shard in shards]
         self._shards.update((shard.tensor, shard) for shard in adopted)
+        foreign = (tensor for tensor in self._shards if tensor not in self.original_names)
+        if any(map(dtensor.is_dtensor, foreign)):
+            # accelerate shards a model after its optimizer is built, and replaces the parameters;
+            # to remember the old ones would keep the whole model in memory.
+            self.original_names = {
+                tensor: name
+                for index, group in enumerate(self.param_groups)
+                for tensor, name in zip(
+                    group["params"], names_by_position(index, group), strict=True
+                )
+            }
         self._forget_plans()
         return adopted
 
@@ -229,8 +243,23 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def _options(self, shard: Shard) -> dict[str, Any]:
         # DeepSpeed cuts `param_groups` down to one while it steps at stages 1 and 2.
-        whole = shard.group_index < len(self.param_groups)
-        return self.param_groups[shard.group_index if whole else 0]
+        cut = len(self.param_groups) < len(self._groups)
+        return (self._groups if cut else self.param_groups)[shard.group_index]
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in torch, and such as `torch.distributed.checkpoint` may save it: of DTensors (FSDP2)
+        nothing is one rank's own, and there is an entry for every parameter that is trained."""
+        tensors = list(chain.from_iterable(group["params"] for group in self.param_groups))
+        if any(map(dtensor.is_dtensor, tensors)):
+            for tensor in tensors:
+                if tensor.requires_grad and tensor.numel() > 0:
+                    self.state_of(self.shard(tensor))
+        found = super().state_dict()
+        for index, tensor in enumerate(tensors):
+            if index in found["state"] and tensor in self._checked:  # else it is as it was loaded
+                shard = self._shards[tensor]
+                found["state"][index] = exported(shard, self.fields(shard), self.state[tensor])
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch, but state keeps its precision: torch casts it to the parameter's."""
@@ -253,29 +282,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
             self.__dict__.setdefault(name, {})
         self.__dict__.setdefault("_checked", set())
         super().__setstate__(state)
+        self._groups = list(self.param_groups)
         for group in self.param_groups:
             for option, value in self.defaults.items():
-                group.setdefault(option, value)  # saved by a version that did not have it
-
-
-def _complete(state: dict[str, Any], wanted: dict[str, Tensor], shard: Shard) -> None:
-    """Make loaded state whole, or raise a RuntimeError if it is not of this layout.
-
-    The state of `came-pytorch` for a whole parameter is taken: it counts in an int, and has no clip
-    factor.  What it kept for a flat slice is no state of CAME.
-    """
-    state.pop("RMS", None)
-    state["step"] = torch.as_tensor(float(state.get("step", 0)))
-    if "clip_factor" in wanted:
-        state.setdefault("clip_factor", wanted["clip_factor"])
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    shapes = {key: tuple(value.shape) for key, value in wanted.items()}
-    if found != shapes:
-        raise RuntimeError(
-            f"the loaded state of {shard.layout.params[0].name} does not fit: it has {found}, and "
-            f"{shapes} are kept; it was saved by an optimizer that saw a flat vector, under "
-            "another sharding or with another momentum format: load the weights without the "
-            "optimizer"
-        )
-    for key, like in wanted.items():
-        state[key] = state[key].to(like.dtype)
+                if option != "differentiable":  # torch has just added it to the defaults
+                    group.setdefault(option, value)  # saved by a version that did not have it

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from came import CAME
-from trainers.config import Config, OptimizerConfig
+from came import CAME, LAMB, SM3, Adafactor
+from trainers.config import Config, OptimizerConfig, RuntimeConfig
 from trainers.data.splits import Splits
 from trainers.models import build_bert, set_unigram_bias
 from trainers.objectives.masked_lm import MaskedLM
@@ -20,23 +20,41 @@ def build_module(config: Config, data: Splits) -> nn.Module:
     return MaskedLM(model)
 
 
-def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: OptimizerConfig, runtime: RuntimeConfig, module: nn.Module
+) -> torch.optim.Optimizer:
     """The optimizer, with weight decay for matrices and none for biases and norms (BERT)."""
     trained = [param for param in module.parameters() if param.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
-    if config.name == "adamw":
-        beta1, beta2 = config.betas[:2]
-        return torch.optim.AdamW(
-            groups, lr=config.lr, betas=(beta1, beta2), eps=config.eps[0], fused=True
-        )
-    beta1, beta2, beta3 = config.betas
-    return CAME(
-        groups,
-        lr=config.lr,
-        betas=(beta1, beta2, beta3),
-        eps=(config.eps[0], config.eps[1]),
-        clip_threshold=config.clip_threshold,
-    )
+    lr, betas, eps = config.lr, config.betas, config.eps
+    match config.name:
+        case "adamw":
+            pair = (betas[0], betas[1])
+            return torch.optim.AdamW(groups, lr=lr, betas=pair, eps=eps[0], fused=True)
+        case "lamb":
+            return LAMB(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps[0])
+        case "sm3":
+            return SM3(groups, lr=lr, beta1=betas[0], eps=eps[0])
+        case "adafactor":
+            return Adafactor(
+                groups,
+                lr=lr,
+                eps=(eps[0], eps[1]),
+                clip_threshold=config.clip_threshold,
+                beta1=betas[0] if betas else None,
+                scale_parameter=bool(config.scale_parameter),
+                relative_step=False,  # the schedule says how fast
+            )
+        case "came":
+            return CAME(
+                groups,
+                lr=lr,
+                betas=(betas[0], betas[1], betas[2]),
+                eps=(eps[0], eps[1]),
+                clip_threshold=config.clip_threshold,
+                momentum=config.momentum or "float32",
+                kernel=runtime.kernel,
+            )

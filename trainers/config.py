@@ -55,11 +55,14 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    name: Literal["came", "adamw"]
+    name: Literal["came", "adamw", "adafactor", "lamb", "sm3"]
     lr: float  # at the top of the schedule
-    betas: tuple[float, ...]  # came: three, adamw: two
-    eps: tuple[float, ...]  # came: two, adamw: one
-    clip_threshold: float = 1.0  # came: RMS of the update
+    betas: tuple[float, ...]  # came: three, adamw and lamb: two, sm3: one, adafactor: one or none
+    eps: tuple[float, ...]  # came and adafactor: two, others: one
+    clip_threshold: float = 1.0  # came and adafactor: RMS of the update
+    # came: how the momentum of matrices is stored
+    momentum: Literal["float32", "bfloat16", "int8", "sign"] | None = None
+    scale_parameter: bool | None = None  # adafactor: lr times the RMS of the parameter
     weight_decay: float
 
 
@@ -99,6 +102,7 @@ class ZeroConfig:
 class RuntimeConfig:
     dtype: Literal["float32", "bfloat16"]
     threads: int  # per rank; 0 = cores / local ranks
+    kernel: Literal["auto", "eager", "cpu", "gpu"]  # of CAME's step; auto = the fastest at hand
     timeout_seconds: int  # the longest a rank waits for the others
 
 
@@ -113,6 +117,7 @@ class LoggingConfig:
     name: Literal["none", "wandb"]
     project: str = "came-pretraining"
     mode: Literal["auto", "online", "offline"] = "auto"
+    telemetry: bool = False  # came: update RMS, clip factor and confidence of each param group
 
 
 @dataclass(frozen=True, kw_only=True)

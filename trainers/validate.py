@@ -54,6 +54,7 @@ def problems_of(config: Config, world_size: int) -> list[str]:
         *_model(config),
         *_batch(config, world_size),
         *_optimizer(config),
+        *_logging(config),
         *_data(config),
         *_zero(config),
         *problems_of_block(config.deepspeed),
@@ -108,20 +109,41 @@ def _batch(config: Config, world_size: int) -> Iterator[str]:
 
 def _optimizer(config: Config) -> Iterator[str]:
     optimizer = config.optimizer
-    num_betas, num_eps = {"came": (3, 2), "adamw": (2, 1)}[optimizer.name]
-    for name, given, wanted in (
+    name = optimizer.name
+    num_betas, num_eps = {
+        "came": ((3,), (2,)),
+        "adamw": ((2,), (1,)),
+        "adafactor": ((0, 1), (2,)),  # with momentum or without
+        "lamb": ((2,), (1,)),
+        "sm3": ((1,), (1,)),
+    }[name]
+    for key, given, wanted in (
         ("betas", optimizer.betas, num_betas),
         ("eps", optimizer.eps, num_eps),
     ):
-        if len(given) != wanted:
-            words = f"{wanted} value{'s' if wanted > 1 else ''}"
-            yield f"optimizer.{name}={list(given)}: {optimizer.name} takes {words}"
-    if optimizer.name == "adamw" and optimizer.clip_threshold != 1.0:
-        yield f"optimizer.clip_threshold={optimizer.clip_threshold}: adamw clips no update"
+        if len(given) not in wanted:
+            words = f"{' or '.join(map(str, wanted))} value{'s' if wanted != (1,) else ''}"
+            yield f"optimizer.{key}={list(given)}: {name} takes {words}"
+    if name not in ("came", "adafactor") and optimizer.clip_threshold != 1.0:
+        yield f"optimizer.clip_threshold={optimizer.clip_threshold}: {name} clips no update"
+    for option, owner, values in (
+        ("scale_parameter", "adafactor", "true or false"),
+        ("momentum", "came", "float32, bfloat16, int8 or sign"),
+    ):
+        if (getattr(optimizer, option) is None) == (name == owner):
+            given_words = "null" if getattr(optimizer, option) is None else "given"
+            yield f"optimizer.{option} is {given_words}: it is {owner}'s, {values}"
+    if name != "came" and config.runtime.kernel != "auto":
+        yield f"runtime.kernel={config.runtime.kernel}: {name} has plain torch alone"
     if not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"optimizer.betas={list(optimizer.betas)}: each must be at least 0 and below 1"
     if not all(eps >= 0 for eps in optimizer.eps):
         yield f"optimizer.eps={list(optimizer.eps)}: each must be 0 or more"
+
+
+def _logging(config: Config) -> Iterator[str]:
+    if config.logging.telemetry and config.optimizer.name != "came":
+        yield f"logging.telemetry needs optimizer=came, not {config.optimizer.name}"
 
 
 def _data(config: Config) -> Iterator[str]:

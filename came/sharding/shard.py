@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from came.layout import Param, ShardLayout, whole
+from came.sharding import dtensor
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,21 @@ class Shard:
     @property
     def local(self) -> Tensor:
         """What this rank holds of the tensor."""
-        return self.tensor.detach()
+        return dtensor.local_part(self.tensor)
 
     @property
     def local_grad(self) -> Tensor:
         """What this rank holds of its gradient."""
-        assert self.tensor.grad is not None
-        return self.tensor.grad
+        return dtensor.local_grad(self.tensor)
+
+    def local_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this rank holds of its state, as views."""
+        if not dtensor.is_dtensor(self.tensor):
+            return state
+        return {
+            key: dtensor.local_part(value) if dtensor.is_dtensor(value) else value
+            for key, value in state.items()
+        }
 
 
 def unexplained(tensor: Tensor) -> RuntimeError:
@@ -64,34 +74,45 @@ def _refuse_foreign(param: Tensor) -> None:
     if getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False):
         raise RuntimeError(
             "CAME cannot see the matrices inside the flat parameters of FullyShardedDataParallel "
-            "(FSDP1); train with DeepSpeed ZeRO 1-3, which shards the same state"
+            "(FSDP1); shard the model with torch.distributed.fsdp.fully_shard (FSDP2), which keeps "
+            "them, or train with DeepSpeed ZeRO 1-3"
         )
-    if type(param).__name__ == "DTensor" or hasattr(param, "placements"):
+    if hasattr(param, "placements") and not dtensor.is_dtensor(param):
         raise RuntimeError(
             f"CAME does not update a {type(param).__name__} (placements "
-            f"{getattr(param, 'placements', None)}); train with DeepSpeed ZeRO 1-3, which shards "
-            "the same state"
+            f"{param.placements}); shard the model with torch.distributed.fsdp.fully_shard"
         )
     if not torch.is_floating_point(param):
         raise RuntimeError(f"CAME updates real floating-point parameters, not {param.dtype}")
 
 
+def names_by_position(index: int, group: dict[str, Any]) -> list[str]:
+    """The names that the parameters of entry `index` of `param_groups` have in the optimizer."""
+    return group.get("param_names") or [f"{index}.{i}" for i in range(len(group["params"]))]
+
+
 def plain_shards(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> list[Shard]:
-    """The shards of an optimizer that updates the model's own parameters: each is whole.
+    """The shards of an optimizer that updates the model's own parameters, each by itself: whole, or
+    rows of a DTensor.
 
-    A frozen parameter has none, as under DeepSpeed.
-
+    A frozen parameter has none, as under DeepSpeed.  A DTensor needs no name: whatever it is, it
+    says itself which rows of what it holds.
 
     Raises:
-        RuntimeError: a parameter has no name, or is a flat or distributed tensor.
+        RuntimeError: a parameter has no name, is flattened, or is sharded in a way that is not
+            supported.
     """
     shards = []
     for index, group in enumerate(optimizer.param_groups):
-        for param in group["params"]:
-            if param not in names:
+        for param, position in zip(group["params"], names_by_position(index, group), strict=True):
+            if param not in names and not dtensor.is_dtensor(param):
                 raise unexplained(param)
+            name = names.get(param, position)
             if (param.requires_grad or param.grad is not None) and param.numel() > 0:
                 _refuse_foreign(param)
-                layout = whole(Param(names[param], tuple(param.shape)))
-                shards.append(Shard(param, layout, None, (param,), index))
+                if dtensor.is_dtensor(param):
+                    layout, ranks = dtensor.read(param, name)
+                else:
+                    layout, ranks = whole(Param(name, tuple(param.shape))), None
+                shards.append(Shard(param, layout, ranks, (param,), index))
     return shards

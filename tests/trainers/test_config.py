@@ -192,7 +192,7 @@ def test_all_problems_are_told_at_once():
         ("_target_=os.system", "unknown key '_target_'"),
         ("model._target_=os.system", "unknown key 'model._target_'"),
         ("train=3", "'train' is a section; its keys are train.steps, train.log_every"),
-        ("optimizer={lr: 1}", "no optimizer is named '{lr: 1}'; choose one of adamw, came"),
+        ("optimizer={lr: 1}", "no optimizer is named '{lr: 1}'; choose one of adafactor, adamw"),
         ("data.path=x", "data.path=x is read by data=text only, and data=pydocs was chosen"),
         ("data.packages=[]", "data.packages is empty"),
         ("launch.processes=-1", "launch.processes must be 0 or more, not -1"),
@@ -300,3 +300,8 @@ def test_half_precision_needs_a_sharded_optimizer():
 def test_an_option_that_would_do_nothing_is_refused():
     with pytest.raises(ConfigError, match="adamw clips no update"):
         compose(["optimizer=adamw", "optimizer.clip_threshold=2.0"])
+
+
+def test_telemetry_is_of_came():
+    with pytest.raises(ConfigError, match="logging.telemetry needs optimizer=came, not adamw"):
+        compose(["optimizer=adamw", "logging.telemetry=true"])

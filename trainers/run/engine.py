@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from came import CAME, Ledger, bind
+from came import Ledger, bind
+from came.sharded_optimizer import ShardedOptimizer
 from trainers.config import Config
 from trainers.errors import ConfigError
 
@@ -62,10 +63,10 @@ def num_micro_batches(config: Config, world_size: int) -> int:
 def build_engine(
     config: Config, module: nn.Module, optimizer: torch.optim.Optimizer, world_size: int
 ) -> tuple[Any, Ledger | None]:
-    """`module` and `optimizer` inside DeepSpeed, and the ledger of CAME.  Every rank must call it.
+    """`module` and `optimizer` inside DeepSpeed, and the ledger of ours.  Every rank must call it.
 
     Raises:
-        ConfigError: DeepSpeed, or CAME under it, does not accept the settings.
+        ConfigError: DeepSpeed, or our optimizer under it, does not accept the settings.
     """
     import deepspeed  # after the ranks have joined: it looks for devices when it is imported
 
@@ -80,7 +81,7 @@ def build_engine(
                 config=deepspeed_config(config, world_size),
                 dist_init_required=False,
             )
-        ledger = bind(engine) if isinstance(optimizer, CAME) else None
+        ledger = bind(engine) if isinstance(optimizer, ShardedOptimizer) else None
     except (dist.DistError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:

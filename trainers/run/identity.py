@@ -38,7 +38,9 @@ def _chosen(config: Config, prefixes: tuple[str, ...]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+        # What is not given is as absent as a key that the saving version did not have.
+        if value is not None
+        and any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
     }
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from came import CAME, telemetry
 from came.state import after_load, entries
 from trainers.build import build_module, build_optimizer
 from trainers.config import Config
@@ -37,7 +38,7 @@ def run(config: Config) -> None:
     world = join(config.runtime)
     with RunFolder.open(config.run.dir, world.rank) as folder:
         module = build_module(config, data)
-        optimizer = build_optimizer(config.optimizer, module)
+        optimizer = build_optimizer(config.optimizer, config.runtime, module)
         engine, ledger = build_engine(config, module, optimizer, world.world_size)
         saver = Saver(config, data, folder, world)
         start = saver.resume(engine)
@@ -87,6 +88,8 @@ def train(
                     "train/seconds": seconds,
                     "train/tokens_per_second": size * config.objective.sequence_length / seconds,
                 }
+                if config.logging.telemetry:
+                    values |= _telemetry(engine.basic_optimizer)
             with watch.paused():
                 if step == steps or _is_due(step, config.eval.every):
                     values |= evaluate(engine)
@@ -198,10 +201,27 @@ def _finite(loss: float, engine: Any, step: int, positions: NDArray[np.int64]) -
     if not np.isfinite(loss) or engine.skipped_steps:
         raise NonFiniteError(
             f"the loss is {loss} at step {step}, samples {positions[0]} to {positions[-1]}, and "
-            f"{engine.skipped_steps} steps had gradients that are not finite: lower optimizer.lr "
-            "or warm up longer; the checkpoints from before are untouched"
+            f"{engine.skipped_steps} steps had gradients that are not finite"
+            f"{_broken(engine.basic_optimizer)}: lower optimizer.lr or warm up longer; the "
+            "checkpoints from before are untouched"
         )
     return loss
+
+
+def _broken(optimizer: Any) -> str:
+    if not isinstance(optimizer, CAME):
+        return ""
+    names = [name for group in telemetry(optimizer) for name in group.nonfinite]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"; the last update was not finite in {', '.join(names[:3])}{more}" if names else ""
+
+
+def _telemetry(optimizer: CAME) -> dict[str, float]:
+    return {
+        f"optimizer/{name}/{index}": value
+        for index, group in enumerate(telemetry(optimizer))
+        for name, value in group.as_dict().items()
+    }
 
 
 def _is_due(step: int, every: int) -> bool:

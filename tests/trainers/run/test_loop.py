@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,13 @@ def losses(run_dir: Path) -> dict[int, float]:
     return {line["step"]: line["train/loss"] for line in map(json.loads, lines)}
 
 
+def telemetry(run_dir: Path, step: int) -> dict[str, float]:
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    (line,) = [line for line in lines if line["step"] == step]
+    found = {key: value for key, value in line.items() if key.startswith("optimizer/")}
+    return {key: float("nan") if value is None else value for key, value in found.items()}
+
+
 def test_what_is_learned_does_not_depend_on_how_it_is_sharded(corpus: Path, tmp_path: Path) -> None:
     ways = {
         "alone": ("launch.processes=1", "batch.micro_size=24"),
@@ -63,12 +71,16 @@ def test_what_is_learned_does_not_depend_on_how_it_is_sharded(corpus: Path, tmp_
     }
     found = {}
     for name, words in ways.items():
-        train(corpus, tmp_path / name, "train.steps=10", *words)
+        train(corpus, tmp_path / name, "train.steps=10", "logging.telemetry=true", *words)
         found[name] = losses(tmp_path / name)
     assert list(found["alone"]) == list(range(1, 11))
     for name in ways:
         for step, loss in found["alone"].items():
             assert abs(found[name][step] - loss) < 1e-4, f"{name}, step {step}"
+        for step in (1, 10):
+            one, other = telemetry(tmp_path / "alone", step), telemetry(tmp_path / name, step)
+            assert one.keys() == other.keys() and len(one) == 8  # four numbers of two groups
+            assert other == pytest.approx(one, rel=1e-3, nan_ok=True), f"{name}, step {step}"
     ledger = json.loads((tmp_path / "zero3" / "ledger.json").read_text())
     assert ledger["world_size"] == 4
     rules = {row["name"]: row["rule"] for row in ledger["params"]}
@@ -101,6 +113,20 @@ def test_killed_and_started_again_is_as_if_nothing_had_happened(
     train(corpus, tmp_path / "broken", *settings)
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
     assert before.items() <= losses(tmp_path / "unbroken").items()
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "lamb", "sm3"])
+def test_a_run_goes_on_in_another_world(corpus: Path, tmp_path: Path, optimizer: str) -> None:
+    words = (f"optimizer={optimizer}", "train.steps=4", "checkpoint.every=2")
+    train(corpus, tmp_path / "alone", "launch.processes=1", *words)
+    shutil.copytree(tmp_path / "alone", tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "step-00000004")
+    train(corpus, tmp_path / "resumed", "launch.processes=2", "zero.stage=3", *words)
+    found, wanted = losses(tmp_path / "resumed"), losses(tmp_path / "alone")
+    assert list(wanted) == [1, 2, 3, 4] and len(set(wanted.values())) == 4
+    assert found == pytest.approx(wanted, abs=1e-4)
+    ledger = json.loads((tmp_path / "resumed" / "ledger.json").read_text())
+    assert ledger["world_size"] == 2
 
 
 def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:

@@ -1,0 +1,112 @@
+// Vectors of a few numbers, as wide as the machine's registers, and how they round.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;  // two registers where they are short
+#endif
+
+template <class T> struct VectorOf {
+  typedef T type __attribute__((vector_size(LANES * sizeof(T))));
+};
+using Lanes = VectorOf<float>::type;
+using Bits = VectorOf<uint32_t>::type;
+using Wide = VectorOf<double>::type;
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+template <class To, class From> inline To as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// The first `n` lanes, if there are so many: the others are read as zero and not written.
+
+template <class T> inline typename VectorOf<T>::type read(const T* from, int64_t n) {
+  typename VectorOf<T>::type lanes{};
+  std::memcpy(&lanes, from, n >= LANES ? sizeof lanes : n * sizeof(T));
+  return lanes;
+}
+
+template <class T> inline void write(T* to, int64_t n, typename VectorOf<T>::type lanes) {
+  std::memcpy(to, &lanes, n >= LANES ? sizeof lanes : n * sizeof(T));
+}
+
+inline Lanes load(const float* from, int64_t n) { return read(from, n); }
+inline Lanes load(const Bfloat16* from, int64_t n) {
+  const auto bits = read(reinterpret_cast<const uint16_t*>(from), n);
+  return as<Lanes>(__builtin_convertvector(bits, Bits) << 16);
+}
+
+inline Bits lane_numbers() {
+  Bits numbers;
+  for (int i = 0; i < LANES; ++i) numbers[i] = i;
+  return numbers;
+}
+
+// To the upper half, to nearest even.
+inline Bits round_to_nearest(Lanes values) {
+  const Bits bits = as<Bits>(values), is_nan = as<Bits>(values != values);
+  const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return ((rounded & ~is_nan) | (0x7fc00000 & is_nan)) >> 16;
+}
+
+// To the upper half, up or down by the hash of came/kernels/rounding.py.
+inline Bits round_stochastically(Lanes values, int64_t key, int64_t index) {
+  Bits word = (lane_numbers() + uint32_t(index)) * 0x9E3779B9u + uint32_t(key);
+  word = (word ^ (word >> 16)) * 0x7FEB352Du;
+  word = (word ^ (word >> 15)) * 0x846CA68Bu;
+  const Bits noise = (word ^ (word >> 16)) & 0xffff, bits = as<Bits>(values);
+  const Bits is_finite = as<Bits>((bits & 0x7f800000) != 0x7f800000);
+  return (bits + (noise & is_finite)) >> 16;
+}
+
+inline void store(float* to, int64_t n, Lanes values, int64_t = -1, int64_t = 0) {
+  write(to, n, values);
+}
+inline void store(Bfloat16* to, int64_t n, Lanes values, int64_t key = -1, int64_t index = 0) {
+  const Bits upper = key < 0 ? round_to_nearest(values) : round_stochastically(values, key, index);
+  write(reinterpret_cast<uint16_t*>(to), n, __builtin_convertvector(upper, VectorOf<uint16_t>::type));
+}
+
+inline Lanes rsqrt(Lanes x) {
+  for (int i = 0; i < LANES; ++i) x[i] = 1 / std::sqrt(x[i]);
+  return x;
+}
+
+inline float sum(Lanes lanes) {
+  float part[LANES];
+  std::memcpy(part, &lanes, sizeof lanes);
+  for (int width = LANES / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) part[i] += part[i + width];
+  return part[0];
+}
+
+// The order is fixed by the code, whatever the address: ranks must agree to the bit.
+inline double sum(const float* from, int64_t n) {
+  Wide total{};
+  for (int64_t j = 0; j < n; j += LANES)
+    total += __builtin_convertvector(load(from + j, n - j), Wide);
+  double whole = 0;
+  for (int i = 0; i < LANES; ++i) whole += total[i];
+  return whole;
+}
+
+// Calls `body(j, n)` for the vectors of a run of numbers, `n` a constant but for the last.
+template <class Body> inline void each_vector(int64_t numbers, Body body) {
+  int64_t j = 0;
+  for (; j + LANES <= numbers; j += LANES) body(j, int64_t(LANES));
+  if (j < numbers) body(j, numbers - j);
+}
+
+}  // namespace

@@ -1,0 +1,279 @@
+"""The Triton kernels in Triton's interpreter, on the CPU: run by `test_gpu.py`, apart.
+
+Every tile is cut as small as it can be, so that small matrices have many.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from came import CAME
+from came.kernels import gpu, launches, tiles
+from came.layout import EachSplit, FlatSplit, Param
+from came.reference import reference_state, reference_step
+from tests.came.simulation import (
+    OPTIONS,
+    SimulatedRank,
+    check_against_reference,
+    flat_split,
+    gather,
+    simulate,
+    statistics,
+    world,
+)
+
+# Not a number is often what is asked for here.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+Worlds = tuple[list[SimulatedRank], list[SimulatedRank]]
+
+
+def random_grads(
+    shapes: list[tuple[int, ...]], seed: int, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def run_both(
+    shapes: list[tuple[int, ...]],
+    split: Any,
+    num_steps: int,
+    *,
+    grads: Callable[[int], list[Tensor]] | None = None,
+    dtype: torch.dtype = torch.float32,
+    grad_dtype: torch.dtype | None = None,
+    **options: Any,
+) -> Worlds:
+    """The same steps by plain torch and by the Triton kernels."""
+    grads = grads or (lambda step: random_grads(shapes, step, grad_dtype or dtype))
+    weights = random_grads(shapes, 1000, dtype)
+    found = []
+    for kernel in ("eager", "gpu"):
+        ranks = world(
+            shapes, split, weights, {**OPTIONS, **options, "kernel": kernel}, grad_dtype=grad_dtype
+        )
+        for step in range(num_steps):
+            simulate(ranks, grads(step))
+        found.append(ranks)
+    return found[0], found[1]
+
+
+def check_close(found: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
+    """As `assert_close`, also where everything is zero."""
+    error, size = (found.double() - wanted.double()).norm(), wanted.double().norm()
+    assert found.shape == wanted.shape and error <= tolerance * size, f"{what}: {error} of {size}"
+
+
+def check_equal(worlds: Worlds, tolerance: float) -> None:
+    """Parameters, root mean squares of updates and every tensor of the state, rank by rank."""
+    for wanted, found in zip(*worlds, strict=True):
+        inside = ~wanted.flat.isnan()
+        check_close(found.flat[inside], wanted.flat[inside], tolerance, "parameters")
+        check_close(found.plan.table.rms, wanted.plan.table.rms, tolerance, "rms")
+        assert found.state.keys() == wanted.state.keys()
+        for key, value in wanted.state.items():
+            if key.endswith(("_int8", "_sign")):  # a hair's breadth may turn one of them over
+                same = (found.state[key] == value).double().mean()
+                assert same >= 1 - 5e-3, f"{key}: {1 - same:.1e} differ"
+            else:
+                # The sums of the momentum's squares that signs need cancel a little.
+                slack = 30 if key in ("exp_avg_row", "exp_avg_col") else 1
+                check_close(found.state[key], value, slack * tolerance, key)
+
+
+def whole(shapes: list[tuple[int, ...]]) -> FlatSplit:
+    return flat_split(shapes, 1, random.Random(0))
+
+
+def test_twenty_steps_equal_the_reference() -> None:
+    shapes = [(1, 1), (1, 9), (9, 1), (17, 300), (13,), (3, 2, 3, 3)]
+    check_against_reference(shapes, whole(shapes), torch.float32, 3e-6, kernel="gpu", num_steps=20)
+
+
+@pytest.mark.parametrize(("kind", "world_size"), [("flat", 2), ("flat", 3), ("each", 3)])
+def test_sharded_equals_the_reference(kind: str, world_size: int) -> None:
+    shapes = [(33, 10), (11, 300), (13,), (5, 4, 6), (2, 7, 13)]
+    split: Any = flat_split(shapes, world_size, random.Random(world_size))
+    if kind == "each":
+        split = EachSplit(tuple(Param("", shape).numel for shape in shapes), world_size)
+    check_against_reference(shapes, split, torch.float32, 3e-6, kernel="gpu", num_steps=2)
+
+
+@pytest.mark.parametrize("momentum", ["float32", "bfloat16", "int8", "sign"])
+def test_momentum_formats(momentum: str) -> None:
+    # Rows of a multiple of 16 bytes, and of none; blocks of 256 columns, of 2 x 100 and of
+    # 64 x 3, which several of the 3 x 3 matrices share.
+    shapes = [(6, 272), (5, 301), (9, 100), (30, 3, 3), (2, 3, 700)]
+    split = flat_split(shapes, 2, random.Random(1))
+    check_equal(run_both(shapes, split, 2, momentum=momentum), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "grad_dtype", "rounding"),
+    [
+        (torch.bfloat16, torch.bfloat16, True),
+        (torch.bfloat16, torch.float32, False),
+        (torch.float16, torch.float16, False),
+        (torch.float32, torch.bfloat16, False),
+    ],
+)
+def test_half_precision(dtype: torch.dtype, grad_dtype: torch.dtype, rounding: bool) -> None:
+    shapes = [(9, 272), (7, 13), (21,)]
+    split = flat_split(shapes, 2, random.Random(1))
+    worlds = run_both(
+        shapes, split, 3, dtype=dtype, grad_dtype=grad_dtype, stochastic_rounding=rounding, seed=7
+    )
+    check_equal(worlds, 1e-6)
+    if dtype != torch.float32:  # stochastic rounding takes the same random bits
+        for wanted, found in zip(*worlds, strict=True):
+            assert torch.equal(found.flat.nan_to_num(), wanted.flat.nan_to_num())
+
+
+@pytest.mark.parametrize(("sigma", "tolerance"), [(1.0, 1e-5), (1e-4, 5e-2)])
+def test_residual_sums_do_not_cancel(sigma: float, tolerance: float) -> None:
+    """Expanded about a clip factor of zero they do: `tests/came/test_rules_came.py`."""
+    shape, names = (12, 80), ("lr", "betas", "eps", "clip_threshold", "weight_decay")
+    weight = torch.zeros(shape, dtype=torch.float64)
+    ranks = world(
+        [shape], FlatSplit((960,), (0,), 480, 2), [weight.float()], OPTIONS | {"kernel": "gpu"}
+    )
+    state = reference_state(weight)
+    for step in range(20):
+        grad = 1 + sigma * random_grads([shape], step)[0]
+        simulate(ranks, [grad])
+        reference_step(weight, grad.double(), state, **{name: OPTIONS[name] for name in names})
+    wanted = state["exp_avg_res_row"]
+    found = statistics(ranks[0], 0)["exp_avg_res_row"].double()
+    assert ((found - wanted).abs() / wanted).max() < tolerance
+
+
+def test_rows_without_gradient_stay_finite() -> None:
+    shapes = [(10, 4), (5, 140), (6,)]
+
+    def grads(step: int) -> list[Tensor]:
+        found = [torch.zeros(shape) for shape in shapes]
+        if step >= 2:  # nothing at all at first, then one row
+            found[0][3], found[1][2] = 1e-3, 1e-3
+        return found
+
+    for momentum in ("float32", "sign"):
+        worlds = run_both(shapes, whole(shapes), 4, grads=grads, momentum=momentum)
+        check_equal(worlds, 1e-6)
+        assert worlds[1][0].flat.nan_to_num(0).isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1e15, 1e-15])
+def test_huge_and_tiny_gradients(size: float) -> None:
+    shapes = [(5, 140), (9, 3), (6,)]
+    worlds = run_both(
+        shapes, whole(shapes), 3, grads=lambda s: [size * g for g in random_grads(shapes, s)]
+    )
+    check_equal(worlds, 1e-6)
+
+
+@pytest.mark.parametrize("momentum", ["float32", "int8"])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_what_is_not_a_number_stays_in_its_parameter(poison: float, momentum: str) -> None:
+    shapes = [(5, 140), (5, 141), (6,)]
+    split = flat_split(shapes, 2, random.Random(1))
+    worlds = []
+    for bad in (False, True):
+        ranks = world(
+            shapes,
+            split,
+            random_grads(shapes, 9),
+            {**OPTIONS, "kernel": "gpu", "momentum": momentum},
+        )
+        for step in range(2):
+            grads = random_grads(shapes, step)
+            if bad:
+                grads[1][2, 3] = poison
+            simulate(ranks, grads)
+        worlds.append(ranks)
+    for index in (0, 2):
+        assert torch.equal(*(gather(ranks, "param", index) for ranks in worlds))
+        good, other = (statistics(ranks[0], index) for ranks in worlds)
+        assert all(torch.equal(other[key], value) for key, value in good.items())
+    assert gather(worlds[1], "param", 1).isnan().any()
+    assert worlds[1][0].plan.table.rms[1].isnan()
+
+
+def test_tiles_of_many_rows_in_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a tile is worked through in pieces, and scratch memory may take several launches."""
+    shapes, split = [(300, 131), (2100, 3)], FlatSplit((39300, 6300), (0, 39300), 22800, 2)
+    check_equal(
+        run_both(shapes, split, 1), 1e-6
+    )  # 19 parts of a column: more than are added at once
+    monkeypatch.setattr(launches.Tables, "_chunks", lambda self, numbers: 16)
+    check_equal(run_both(shapes, split, 2, momentum="int8"), 1e-6)
+    monkeypatch.setattr(tiles, "MAX_PARTS", 700)
+    check_equal(run_both(shapes, split, 1, momentum="sign"), 1e-6)
+
+
+def test_nothing_beside_the_buffers_is_written() -> None:
+    shapes = [(33, 10), (5, 140), (5, 4, 6)]
+    ranks = world(
+        shapes,
+        whole(shapes),
+        random_grads(shapes, 0),
+        {**OPTIONS, "kernel": "gpu", "momentum": "sign"},
+    )
+    rank = ranks[0]
+    rank.begin(random_grads(shapes, 1))
+    for part in rank.plan.alone:
+        buffers = torch.full((7, part.size + 20), float("nan"))
+        inside = buffers[:, 10:-10]
+        inside[:4] = 0
+        gpu.add_squares(part, inside[0])
+        gpu.update_squares(part, inside[0], inside[4])
+        gpu.add_residuals(part, inside[4], inside[1:4])
+        gpu.update_confidence(part, inside[1:4], inside[5:])
+        gpu.apply_update(part, inside[4], inside[5:])
+        assert inside.isfinite().all()
+        assert buffers[:, :10].isnan().all() and buffers[:, -10:].isnan().all()
+
+
+def optimizer_of(kernel: str, **options: Any) -> tuple[list[nn.Parameter], CAME]:
+    params = [nn.Parameter(weight) for weight in random_grads([(6, 272), (9, 7), (13,)], 5)]
+    groups = [{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:], "lr": 3e-3}]
+    return params, CAME(groups, kernel=kernel, **options)
+
+
+def test_the_optimizer_follows_gradients_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients move, also to where 16 bytes cannot be read at once; learning rates change, also
+    where only the device knows them."""
+    runs = [optimizer_of(kernel, lr=torch.tensor(1e-2)) for kernel in ("eager", "gpu")]
+    prepared = []
+    prepare = launches.Tables._prepare
+    monkeypatch.setattr(
+        launches.Tables, "_prepare", lambda self, part: prepared.append(part) or prepare(self, part)
+    )
+    for module in ("launches", "table"):
+        monkeypatch.setattr(f"came.kernels.{module}.on_device", lambda lr: isinstance(lr, Tensor))
+    for step in range(4):
+        for params, optimizer in runs:
+            for param in params:
+                storage = torch.zeros(param.numel() + 1)
+                grad = storage[step // 2 :][: param.numel()].view(param.shape)
+                param.grad = grad.copy_(random_grads([tuple(param.shape)], step)[0])
+            optimizer.step()
+            optimizer.param_groups[0]["lr"] *= 0.5
+            optimizer.param_groups[1]["lr"] *= 0.9
+    for wanted, found in zip(runs[0][0], runs[1][0], strict=True):
+        check_close(found.detach(), wanted.detach(), 1e-6, f"{tuple(found.shape)}")
+    parts = len({part.matrices for part in prepared})
+    assert len(prepared) == 2 * parts  # prepared anew for other places only, not for each gradient
+
+
+def test_two_runs_are_the_same_bit_for_bit() -> None:
+    runs = [optimizer_of("gpu", momentum="int8") for _ in range(2)]
+    for params, optimizer in runs:
+        for param in params:
+            param.grad = random_grads([tuple(param.shape)], 3)[0]
+        optimizer.step()
+    for first, second in zip(runs[0][0], runs[1][0], strict=True):
+        assert torch.equal(first, second)
