@@ -13,6 +13,7 @@ from came.fields import Field, compute_dtype
 from came.layout import Param
 from came.reduce import Maximum, drive
 from came.sharding import deepspeed, dtensor
+from came.sharding.allocation import allocation_step
 from came.sharding.discover import discover, require_factors
 from came.sharding.portable import exported, fill
 from came.sharding.shard import Shard, names_by_position, unexplained
@@ -94,9 +95,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if deepspeed.is_allocation_step():
+        allocates = allocation_step()
+        if allocates == "wrapper":  # it is not finished, and cannot be read yet
             return loss
-        allocate_only = dtensor.is_allocation_step()
         together: dict[Any, list[tuple[Shard, dict[str, Any]]]] = {}
         for group in self.param_groups:
             betas = self.defaults.get("betas", ())
@@ -111,7 +112,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                     shard = self.shard(tensor)
                     together.setdefault((tensor.device, shard.group), []).append((shard, group))
         for pairs in together.values():
-            if allocate_only:
+            if allocates:
                 for shard, _ in pairs:
                     self.state_of(shard)
             else:

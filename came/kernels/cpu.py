@@ -17,7 +17,7 @@ from came.kernels.compile import library
 from came.kernels.table import ADDRESS, BOX, MATRIX, OPTION, STATISTIC, Part, Rows, Table
 
 DTYPES = (torch.float32, torch.bfloat16)  # of gradients and parameters
-SOURCES = ("cpu.cpp", "boxes.h", "lanes.h")
+SOURCES = ("cpu.cpp", "boxes.h", "factors.h", "lanes.h", "momentum.h", "sums.h")
 BATCH = 1 << 20
 
 _functions: Any = None  # the library, when it is loaded

@@ -182,7 +182,8 @@ def _average(average: Tensor, value: Tensor, beta: float) -> None:
 
 def _write_scales(row: Tensor, col: Tensor, row_scale: Tensor, col_scale: Tensor) -> None:
     """`1 / sqrt(v)` of the matrix `v = row col^T / mean(row)` is the product of these two."""
-    row_scale.copy_((row / row.mean(dim=1, keepdim=True)).rsqrt())
+    # Not of the quotient, which is 0 for a row without gradient among large ones.
+    row_scale.copy_(row.mean(dim=1, keepdim=True).sqrt() * row.rsqrt())
     col_scale.copy_(col.rsqrt())
 
 

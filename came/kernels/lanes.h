@@ -9,8 +9,10 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
 #else
-constexpr int LANES = 8;  // two registers where they are short
+constexpr int LANES = 4;
 #endif
 
 template <class T> struct VectorOf {
@@ -18,7 +20,7 @@ template <class T> struct VectorOf {
 };
 using Lanes = VectorOf<float>::type;
 using Bits = VectorOf<uint32_t>::type;
-using Wide = VectorOf<double>::type;
+using Bytes = VectorOf<int8_t>::type;
 struct Bfloat16 {
   uint16_t bits;
 };
@@ -44,8 +46,8 @@ template <class T> inline void write(T* to, int64_t n, typename VectorOf<T>::typ
 
 inline Lanes load(const float* from, int64_t n) { return read(from, n); }
 inline Lanes load(const Bfloat16* from, int64_t n) {
-  const auto bits = read(reinterpret_cast<const uint16_t*>(from), n);
-  return as<Lanes>(__builtin_convertvector(bits, Bits) << 16);
+  const auto upper = read(reinterpret_cast<const uint16_t*>(from), n);
+  return as<Lanes>(__builtin_convertvector(upper, Bits) << 16);
 }
 
 inline Bits lane_numbers() {
@@ -71,12 +73,34 @@ inline Bits round_stochastically(Lanes values, int64_t key, int64_t index) {
   return (bits + (noise & is_finite)) >> 16;
 }
 
+// `key` and `index` (of the first lane in its parameter) are for stochastic rounding.
 inline void store(float* to, int64_t n, Lanes values, int64_t = -1, int64_t = 0) {
   write(to, n, values);
 }
 inline void store(Bfloat16* to, int64_t n, Lanes values, int64_t key = -1, int64_t index = 0) {
   const Bits upper = key < 0 ? round_to_nearest(values) : round_stochastically(values, key, index);
-  write(reinterpret_cast<uint16_t*>(to), n, __builtin_convertvector(upper, VectorOf<uint16_t>::type));
+  write(reinterpret_cast<uint16_t*>(to), n,
+        __builtin_convertvector(upper, VectorOf<uint16_t>::type));
+}
+
+// Two steps each, because compilers take numbers of one byte and four apart one by one.
+inline Lanes widen(Bytes codes) {
+  return __builtin_convertvector(__builtin_convertvector(codes, VectorOf<int32_t>::type), Lanes);
+}
+inline Bytes narrow(Bits bits) {
+  const auto words = as<VectorOf<int32_t>::type>(bits);
+  return __builtin_convertvector(__builtin_convertvector(words, VectorOf<int16_t>::type), Bytes);
+}
+
+// One bit a lane, set where it is negative.
+inline uint32_t negative_bits(Lanes values) {
+  const Bytes set = narrow(as<Bits>(values < 0) & (1u << (lane_numbers() & 7)));
+  uint64_t words[(LANES + 7) / 8] = {};
+  std::memcpy(words, &set, LANES);
+  uint32_t found = 0;
+  for (int i = 0; i < (LANES + 7) / 8; ++i)  // the sum of eight bytes, as the top byte of a product
+    found |= uint32_t(words[i] * 0x0101010101010101 >> 56) << 8 * i;
+  return found;
 }
 
 inline Lanes rsqrt(Lanes x) {
@@ -94,16 +118,17 @@ inline float sum(Lanes lanes) {
 
 // The order is fixed by the code, whatever the address: ranks must agree to the bit.
 inline double sum(const float* from, int64_t n) {
-  Wide total{};
+  VectorOf<double>::type total{};
   for (int64_t j = 0; j < n; j += LANES)
-    total += __builtin_convertvector(load(from + j, n - j), Wide);
+    total += __builtin_convertvector(load(from + j, n - j), VectorOf<double>::type);
   double whole = 0;
   for (int i = 0; i < LANES; ++i) whole += total[i];
   return whole;
 }
 
-// Calls `body(j, n)` for the vectors of a run of numbers, `n` a constant but for the last.
-template <class Body> inline void each_vector(int64_t numbers, Body body) {
+// Calls `body(j, n)` for the vectors of a run of numbers; `n` is a constant but for the last.
+template <class Body>
+__attribute__((always_inline)) inline void each_vector(int64_t numbers, const Body& body) {
   int64_t j = 0;
   for (; j + LANES <= numbers; j += LANES) body(j, int64_t(LANES));
   if (j < numbers) body(j, numbers - j);

@@ -123,6 +123,7 @@ class Table:
         like: Tensor,
     ) -> None:
         self.grads: list[Tensor] = []
+        self.steps = 0  # that were taken over
         self.matrices = Rows(matrices, grads)
         self.vectors = Rows(vectors, grads)
         self.row_at = list(factor_at)
@@ -137,6 +138,7 @@ class Table:
     def refresh(self, grads: list[Tensor]) -> None:
         """Take over the gradients of a step, flat, and the options of the param groups."""
         self.grads = grads
+        self.steps += 1
         bases = torch.tensor([grad.data_ptr() for grad in grads], dtype=torch.int64)
         self.matrices.refresh(bases)
         self.vectors.refresh(bases)
@@ -171,6 +173,11 @@ class Part:
             buffer[..., begin:middle].view(*channels, batch, rows),
             buffer[..., middle:end].view(*channels, batch, cols),
         )
+
+
+def on_device(value: object) -> bool:
+    """Whether an option is a tensor that the CPU cannot read without waiting."""
+    return isinstance(value, Tensor) and value.device.type != "cpu"
 
 
 def _table(rows: list[list[int]], width: int) -> Tensor:
@@ -209,7 +216,9 @@ def _statistics(task: Task) -> list[int]:
 
 
 def _option_row(group: dict[str, Any]) -> tuple[float, ...]:
-    lr, (beta1, beta2, beta3) = float(group["lr"]), group["betas"]
+    # A learning rate on a GPU stays there, where a kernel adds it: to read it would wait for it.
+    lr = 0.0 if on_device(group["lr"]) else float(group["lr"])
+    beta1, beta2, beta3 = group["betas"]
     return (
         *(lr, lr * group["weight_decay"], beta1, 1 - beta1, beta2, 1 - beta2, beta3, 1 - beta3),
         *(*group["eps"], group["clip_threshold"]),

@@ -37,24 +37,6 @@ def find_wrapper(optimizer: torch.optim.Optimizer) -> Any | None:
     return None
 
 
-def is_allocation_step() -> bool:
-    """Whether `step()` is being called by a wrapper's constructor with gradients of zero.
-
-    `FP16_UnfusedOptimizer` (ZeRO 0 in half precision) does so to have the state allocated.  To
-    count it as a step would decay the weights and move every statistic.
-    """
-    if "deepspeed" not in sys.modules:
-        return False
-    frame = sys._getframe(1)
-    for _ in range(12):
-        if frame.f_code.co_name == "initialize_optimizer_states":
-            return str(frame.f_globals.get("__name__")).startswith("deepspeed.")
-        if frame.f_back is None:
-            return False
-        frame = frame.f_back
-    return False
-
-
 def read(wrapper: Any, names: Mapping[Tensor, str]) -> list[Shard]:
     """The shards of a DeepSpeed optimizer, proven by value.  A collective over its groups.
 

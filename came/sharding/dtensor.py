@@ -169,22 +169,3 @@ def as_dtensor(part: Tensor, param: "DTensor", shape: tuple[int, ...]) -> "DTens
         shape=torch.Size(shape),
         stride=strides,
     )
-
-
-def is_allocation_step() -> bool:
-    """Whether `step()` is being called with gradients of zero to have the state allocated.
-
-    `torch.distributed.checkpoint.state_dict` does so before it loads, and before it saves what has
-    not been trained.  To count it as a step would move the statistics and the step number.
-    """
-    if "torch.distributed.checkpoint.state_dict" not in sys.modules:
-        return False
-    frame = sys._getframe(1)
-    for _ in range(12):
-        if frame.f_code.co_name == "_init_optim_state":
-            module = str(frame.f_globals.get("__name__"))
-            return module == "torch.distributed.checkpoint.state_dict"
-        if frame.f_back is None:
-            return False
-        frame = frame.f_back
-    return False

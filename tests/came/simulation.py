@@ -44,7 +44,7 @@ class SimulatedRank:
         self.fields = [rule.fields(param, options) for param in layout.params]
         self.size = max([p.offset + p.numel for p in layout.fragments], default=0) + 5
         # NaN between and behind the parameters: padding must never be read or written.
-        self.flat = torch.full((self.size,), float("nan"), dtype=weights[0].dtype)
+        self.flat = weights[0].new_full((self.size,), float("nan"))
         self.grad = torch.full_like(self.flat, float("nan"), dtype=grad_dtype)
         self.cut(weights, self.flat)
         self.state = allocate(self.flat, layout, self.fields)
@@ -71,7 +71,7 @@ class SimulatedRank:
         return self.rule.step(self.plan)
 
     def check_padding(self) -> None:
-        covered = torch.zeros(self.size, dtype=torch.bool)
+        covered = torch.zeros(self.size, dtype=torch.bool, device=self.flat.device)
         for piece in self.layout.fragments:
             covered[piece.offset : piece.offset + piece.numel] = True
         assert self.flat[~covered].isnan().all(), "padding was written"
@@ -116,7 +116,7 @@ def world(
 def gather(ranks: list[SimulatedRank], key: str, index: int) -> Tensor:
     """One elementwise tensor of one parameter, from all ranks: "param" or a float32 state."""
     param = ranks[0].layout.params[index]
-    found = torch.full((param.numel,), float("nan"), dtype=torch.float64)
+    found = ranks[0].flat.new_full((param.numel,), float("nan"), dtype=torch.float64)
     for rank in ranks:
         starts = {piece.param: piece.start - piece.offset for piece in rank.layout.fragments}
         for kept in stored_boxes(rank.layout, rank.fields, rank.state):
