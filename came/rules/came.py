@@ -63,18 +63,38 @@ def check(options: dict[str, Any]) -> None:
 
 
 @dataclass
+class Alone:
+    """Matrices that no other rank holds a part of, and the buffers they are updated with."""
+
+    part: Part
+    sums: Tensor  # (4, size): of g^2, then of d^2, d u, u^2
+    squares: Tensor
+    residuals: Tensor
+    scales: Tensor
+    out: Tensor
+
+    @classmethod
+    def within(cls, part: Part, scratch: Tensor) -> "Alone":
+        rows = scratch[:, : part.size]
+        return cls(part, rows[:4], rows[0], rows[1:4], rows[4], rows[5:])
+
+
+@dataclass
 class Plan:
     """Who is updated when: `alone` by this rank only, `shared` in step with the other ranks.
 
     `num_factors` numbers of factor space are summed over the ranks; none where nobody else is.
+    `first` and `second` are what is summed.  All buffers are kept from step to step: to get memory
+    anew takes a CPU longer than to use it.
     """
 
     table: Table
-    alone: list[Part]
+    alone: list[Alone]
     shared: Part
     num_factors: int
     kernel: ModuleType
-    like: Tensor
+    first: Tensor
+    second: Tensor
 
     def refresh(self, grads: list[Tensor]) -> None:
         """Take over this step's gradients and options."""
@@ -99,8 +119,17 @@ def plan(todo: Sequence[Task], grads: list[Tensor], like: Tensor, *, alone: bool
     num_alone = sum(task.whole for task in matrices)
     num_factors = 0 if alone else sum(task.param.num_factors for task in matrices)
     batches = _batches(table, num_alone, kernel.batch_numbers(like.device))
-    shared = table.part(num_alone, len(matrices), 0, num_factors)
-    return Plan(table, batches, shared, num_factors, kernel, like)
+    scratch = like.new_empty(7, max((part.size for part in batches), default=0))
+    return Plan(
+        table,
+        [Alone.within(part, scratch) for part in batches],
+        table.part(num_alone, len(matrices), 0, num_factors),
+        num_factors,
+        kernel,
+        # Never empty, so that a step is two sums whatever it updates.
+        like.new_empty(max(1, num_factors)),
+        like.new_empty(max(1, 3 * num_factors + len(vectors))),
+    )
 
 
 def _batches(table: Table, num_matrices: int, numbers: int) -> list[Part]:
@@ -126,21 +155,16 @@ def step(plan: Plan) -> Iterator[Tensor]:
     Yields each of its two buffers to be summed over the ranks: on every rank of the same length,
     whatever the rank holds.
     """
-    table, kernel, shared = plan.table, plan.kernel, plan.shared
-    num_vectors = len(table.vectors.tasks)
-    # Never empty, so that a step is two sums whatever it updates.
-    squares = plan.like.new_zeros(max(1, plan.num_factors))
-    second = plan.like.new_zeros(max(1, 3 * plan.num_factors + num_vectors))
-    residuals = second[: 3 * plan.num_factors].view(3, plan.num_factors)
-    vector_sums = second[3 * plan.num_factors :][:num_vectors]
+    table, kernel, shared, size = plan.table, plan.kernel, plan.shared, plan.num_factors
+    squares, second = plan.first.zero_(), plan.second.zero_()
+    residuals = second[: 3 * size].view(3, size)
+    vector_sums = second[3 * size :][: len(table.vectors.tasks)]
 
-    scratch = plan.like.new_empty(7, max((part.size for part in plan.alone), default=0))
-    for part in plan.alone:
-        sums, scales = scratch[:4, : part.size].zero_(), scratch[4, : part.size]
-        _step_alone(kernel, part, sums, scales, scratch[5:, : part.size])
-        if plan.num_factors:
-            span = slice(part.at, part.at + part.size)
-            squares[span], residuals[:, span] = sums[0], sums[1:]
+    for alone in plan.alone:
+        _step_alone(kernel, alone)
+        if size:
+            span = slice(alone.part.at, alone.part.at + alone.part.size)
+            squares[span], residuals[:, span] = alone.squares, alone.residuals
 
     kernel.add_squares(shared, squares)
     kernel.add_vector_squares(table, vector_sums)
@@ -154,9 +178,10 @@ def step(plan: Plan) -> Iterator[Tensor]:
     table.grads = []  # the model may free them
 
 
-def _step_alone(kernel: ModuleType, part: Part, sums: Tensor, scales: Tensor, out: Tensor) -> None:
-    kernel.add_squares(part, sums[0])
-    kernel.update_squares(part, sums[0], scales)
-    kernel.add_residuals(part, scales, sums[1:])
-    kernel.update_confidence(part, sums[1:], out)
-    kernel.apply_update(part, scales, out)
+def _step_alone(kernel: ModuleType, alone: Alone) -> None:
+    alone.sums.zero_()
+    kernel.add_squares(alone.part, alone.squares)
+    kernel.update_squares(alone.part, alone.squares, alone.scales)
+    kernel.add_residuals(alone.part, alone.scales, alone.residuals)
+    kernel.update_confidence(alone.part, alone.residuals, alone.out)
+    kernel.apply_update(alone.part, alone.scales, alone.out)
