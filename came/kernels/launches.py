@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from came.kernels import tiles, units
-from came.kernels.mirror import DeviceRows, Mirror
+from came.kernels.mirror import DeviceRows, Mirror, captured
 from came.kernels.table import Part, Table
 
 PROGRAMS = 4  # that each multiprocessor should have, so that enough is read at a time
@@ -76,7 +76,8 @@ class Tables:
     """A table on the device, with what was prepared for its parts.
 
     Raises:
-        RuntimeError: the parameters are where the kernels cannot run.
+        RuntimeError: the parameters are where the kernels cannot run, or there was no warm-up
+            before a capture.
     """
 
     def __init__(self, table: Table) -> None:
@@ -85,6 +86,11 @@ class Tables:
         if interpreted != (device.type == "cpu"):
             where = "runs on the CPU, where Triton interprets," if interpreted else "needs a GPU,"
             raise RuntimeError(f"the gpu kernel {where} and the parameters are on {device}")
+        if captured(device):
+            raise RuntimeError(
+                "a step of CAME can be captured in a CUDA graph only after the same step was taken "
+                "without one: warm up"
+            )
         self.guard: AbstractContextManager[Any] = nullcontext()
         if not interpreted:
             self.guard = torch.cuda.device(device)
@@ -105,11 +111,14 @@ class Tables:
         """Take over a step, if it is a new one.
 
         Raises:
-            RuntimeError: the step is captured in a CUDA graph, and cannot be.
+            RuntimeError: a step with stochastic rounding is captured in a CUDA graph.
         """
         if self._steps != table.steps:
-            if self._device.type != "cpu" and torch.cuda.is_current_stream_capturing():
-                self._check_capture()
+            if (self._matrices.rounds or self._vector_rows.rounds) and captured(self._device):
+                raise RuntimeError(
+                    "a step with stochastic_rounding cannot be captured in a CUDA graph: every "
+                    "replay would round by the same random numbers"
+                )
             self._steps = table.steps
             self._vector_rows.refresh()
             if self._matrices.refresh():
@@ -117,18 +126,6 @@ class Tables:
                 if not torch.equal(aligned, self._aligned):
                     self._parts.clear()  # more or fewer bytes can be read at once
                     self._aligned = aligned
-
-    def _check_capture(self) -> None:
-        if self._steps < 0:
-            raise RuntimeError(
-                "a step of CAME can be captured in a CUDA graph only after the same step was taken "
-                "without one: warm up"
-            )
-        if self._matrices.rounds or self._vector_rows.rounds:
-            raise RuntimeError(
-                "a step with stochastic_rounding cannot be captured in a CUDA graph: every replay "
-                "would round by the same random numbers"
-            )
 
     def part(self, part: Part) -> PartLaunches:
         """The launches of a part, prepared at the first call."""

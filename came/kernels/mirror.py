@@ -28,7 +28,7 @@ class Mirror:
         pinned = self.tensor.device.type != "cpu"
         self._sent = self._source.pin_memory() if pinned else self._source.clone()
         self.tensor[: len(self._sent)].copy_(self._sent, non_blocking=True)
-        if pinned and torch.cuda.is_current_stream_capturing():
+        if captured(self.tensor.device):
             self._captured.append(self._sent)  # every replay sends it again
         return True
 
@@ -67,6 +67,11 @@ class DeviceRows:
         columns = self.option.tensor[:, :2]
         found = self._device_shares.tensor * group["lr"]
         columns.copy_(torch.where(members.tensor, found, columns))
+
+
+def captured(device: torch.device) -> bool:
+    """Whether what is launched now becomes part of a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _members(rows: Rows, group: dict[str, Any]) -> list[list[bool]]:

@@ -47,7 +47,7 @@ def clip_factor(rms, option):
 @kernel
 def update_squares(
     squares: tl.int64, scales: tl.int64,
-    units: tl.int64, matrices: tl.int64, statistics: tl.int64, options: tl.int64,
+    units: tl.int64, matrices: tl.int64, statistics: tl.int64, settings: tl.int64,
     ENTRIES: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
     """`r, c` from the sums of pass 1, and the two factors of `1 / sqrt(r c / mean(r))`."""
@@ -55,7 +55,7 @@ def update_squares(
     owner, entry, entries = tl.load(unit), tl.load(unit + 1), tl.load(unit + 2)
     matrix = matrices.to(LONGS) + owner * NUM_MATRIX
     statistic = statistics.to(LONGS) + owner * NUM_STATISTIC
-    option = options.to(FLOATS) + owner * NUM_OPTION
+    option = settings.to(FLOATS) + owner * NUM_OPTION
     rows = tl.load(matrix + HEIGHT).to(tl.int32)
     cols = tl.load(matrix + WIDTH).to(tl.int32)
     row_at, col_at = tl.load(matrix + ROW_AT), tl.load(matrix + ROW_AT + 1)
@@ -94,13 +94,13 @@ def update_squares(
 def clip_batches(
     residuals: tl.int64, stride: tl.int64,
     owners: tl.int64, saved: tl.int64, rms: tl.int64, matrices: tl.int64, statistics: tl.int64,
-    options: tl.int64, LENGTH: tl.constexpr,
+    settings: tl.int64, LENGTH: tl.constexpr,
 ):  # fmt: skip
     """The clip factor of a batch of matrices, before its units need it; saves the last one."""
     owner = tl.load(owners.to(INTS) + tl.program_id(0))
     matrix = matrices.to(LONGS) + owner * NUM_MATRIX
     statistic = statistics.to(LONGS) + owner * NUM_STATISTIC
-    option = options.to(FLOATS) + owner * NUM_OPTION
+    option = settings.to(FLOATS) + owner * NUM_OPTION
     batch, rows = tl.load(matrix), tl.load(matrix + HEIGHT)
     cols, row_at = tl.load(matrix + WIDTH), tl.load(matrix + ROW_AT)
     clip = tl.load(statistic + CLIP).to(FLOATS)
@@ -140,7 +140,7 @@ def residual_means(
 def update_confidence(
     residuals: tl.int64, stride: tl.int64, out: tl.int64, out_stride: tl.int64,
     units: tl.int64, saved: tl.int64, rms: tl.int64, matrices: tl.int64, statistics: tl.int64,
-    options: tl.int64,
+    settings: tl.int64,
     WHOLE: tl.constexpr, SIGN: tl.constexpr, ENTRIES: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
     """`R, C` from the sums of pass 2, the factors of `1 / sqrt(R C / mean(R))`, and for signs the
@@ -152,7 +152,7 @@ def update_confidence(
     owner, entry, entries = tl.load(unit), tl.load(unit + 1), tl.load(unit + 2)
     matrix = matrices.to(LONGS) + owner * NUM_MATRIX
     statistic = statistics.to(LONGS) + owner * NUM_STATISTIC
-    option = options.to(FLOATS) + owner * NUM_OPTION
+    option = settings.to(FLOATS) + owner * NUM_OPTION
     rows = tl.load(matrix + HEIGHT).to(tl.int32)
     cols = tl.load(matrix + WIDTH).to(tl.int32)
     row_at, col_at = tl.load(matrix + ROW_AT), tl.load(matrix + ROW_AT + 1)

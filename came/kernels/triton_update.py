@@ -109,7 +109,7 @@ def write_signs(
 def update(
     scales: tl.int64, out: tl.int64,
     tiles: tl.int64, addresses: tl.int64, boxes: tl.int64, matrices: tl.int64,
-    statistics: tl.int64, options: tl.int64, keys: tl.int64,
+    statistics: tl.int64, settings: tl.int64, keys: tl.int64,
     GRAD: tl.constexpr, PARAM: tl.constexpr, FORMAT: tl.constexpr, ALIGNED: tl.constexpr,
     ROUNDS: tl.constexpr, MANY: tl.constexpr, BLOCK_ROWS: tl.constexpr, ROWS: tl.constexpr,
     COLS: tl.constexpr,
@@ -129,7 +129,7 @@ def update(
     grad, param = tl.load(address), tl.load(address + 1)
     momentum, second = tl.load(address + 2), tl.load(address + 3)
     box, matrix = boxes.to(LONGS) + box_index * NUM_BOX, matrices.to(LONGS) + owner * NUM_MATRIX
-    option = options.to(FLOATS) + owner * NUM_OPTION
+    option = settings.to(FLOATS) + owner * NUM_OPTION
     statistic = statistics.to(LONGS) + owner * NUM_STATISTIC
     beta1, one_minus_beta1 = tl.load(option + BETA1), tl.load(option + BETA1 + 1)
     clip = tl.load(tl.load(statistic + CLIP).to(FLOATS))

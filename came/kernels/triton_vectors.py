@@ -29,14 +29,14 @@ NUM_TILE = tl.constexpr(len(VECTOR_TILE))
 @kernel
 def add_vector_squares(
     sums: tl.int64, parts: tl.int64,
-    tiles: tl.int64, counters: tl.int64, addresses: tl.int64, options: tl.int64,
+    tiles: tl.int64, counters: tl.int64, addresses: tl.int64, settings: tl.int64,
     GRAD: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
     """Second moments of a tile; adds to the sum of its vector the squares of `g / sqrt(v)`."""
     tile = tiles.to(INTS) + tl.program_id(0) * NUM_TILE
     box, owner, begin = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
     address = addresses.to(LONGS) + box * NUM_ADDRESS
-    option = options.to(FLOATS) + owner * NUM_OPTION
+    option = settings.to(FLOATS) + owner * NUM_OPTION
     index = tl.arange(0, LENGTH)
     mask = index < tl.load(tile + 3) - begin
     grad = read(tl.load(address), begin.to(tl.int64), index, mask, GRAD, False)
@@ -63,14 +63,14 @@ def add_vector_squares(
 def apply_vector_update(
     sums: tl.int64,
     tiles: tl.int64, numels: tl.int64, rms: tl.int64, addresses: tl.int64, boxes: tl.int64,
-    options: tl.int64, keys: tl.int64,
+    settings: tl.int64, keys: tl.int64,
     GRAD: tl.constexpr, PARAM: tl.constexpr, ROUNDS: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
     """Momentum and parameter of a tile."""
     tile = tiles.to(INTS) + tl.program_id(0) * NUM_TILE
     box, owner, begin = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
     address = addresses.to(LONGS) + box * NUM_ADDRESS
-    option = options.to(FLOATS) + owner * NUM_OPTION
+    option = settings.to(FLOATS) + owner * NUM_OPTION
     index = tl.arange(0, LENGTH)
     mask = index < tl.load(tile + 3) - begin
     root = tl.sqrt(tl.load(sums.to(FLOATS) + owner) / tl.load(numels.to(FLOATS) + owner))

@@ -4,7 +4,6 @@ Every tile is cut as small as it can be, so that small matrices have many.
 """
 
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,9 +15,9 @@ from came.kernels import gpu, launches, tiles
 from came.layout import EachSplit, FlatSplit, Param
 from came.reference import reference_state, reference_step
 from tests.came.kernels.guarded import guard
+from tests.came.kernels.pairs import check_close, check_equal, random_grads, run_both
 from tests.came.simulation import (
     OPTIONS,
-    SimulatedRank,
     check_against_reference,
     flat_split,
     gather,
@@ -29,61 +28,6 @@ from tests.came.simulation import (
 
 # Not a number is often what is asked for here.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-Worlds = tuple[list[SimulatedRank], list[SimulatedRank]]
-
-
-def random_grads(
-    shapes: list[tuple[int, ...]], seed: int, dtype: torch.dtype = torch.float32
-) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
-
-
-def run_both(
-    shapes: list[tuple[int, ...]],
-    split: Any,
-    num_steps: int,
-    *,
-    grads: Callable[[int], list[Tensor]] | None = None,
-    dtype: torch.dtype = torch.float32,
-    grad_dtype: torch.dtype | None = None,
-    **options: Any,
-) -> Worlds:
-    """The same steps by plain torch and by the Triton kernels."""
-    grads = grads or (lambda step: random_grads(shapes, step, grad_dtype or dtype))
-    weights = random_grads(shapes, 1000, dtype)
-    found = []
-    for kernel in ("eager", "gpu"):
-        ranks = world(
-            shapes, split, weights, {**OPTIONS, **options, "kernel": kernel}, grad_dtype=grad_dtype
-        )
-        for step in range(num_steps):
-            simulate(ranks, grads(step))
-        found.append(ranks)
-    return found[0], found[1]
-
-
-def check_close(found: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
-    """As `assert_close`, also where everything is zero."""
-    error, size = (found.double() - wanted.double()).norm(), wanted.double().norm()
-    assert found.shape == wanted.shape and error <= tolerance * size, f"{what}: {error} of {size}"
-
-
-def check_equal(worlds: Worlds, tolerance: float) -> None:
-    """Parameters, root mean squares of updates and every tensor of the state, rank by rank."""
-    for wanted, found in zip(*worlds, strict=True):
-        inside = ~wanted.flat.isnan()
-        check_close(found.flat[inside], wanted.flat[inside], tolerance, "parameters")
-        check_close(found.plan.table.rms, wanted.plan.table.rms, tolerance, "rms")
-        assert found.state.keys() == wanted.state.keys()
-        for key, value in wanted.state.items():
-            if key.endswith(("_int8", "_sign")):  # a hair's breadth may turn one of them over
-                same = (found.state[key] == value).double().mean()
-                assert same >= 1 - 5e-3, f"{key}: {1 - same:.1e} differ"
-            else:
-                # The sums of the momentum's squares that signs need cancel a little.
-                slack = 30 if key in ("exp_avg_row", "exp_avg_col") else 1
-                check_close(found.state[key], value, slack * tolerance, key)
 
 
 def whole(shapes: list[tuple[int, ...]]) -> FlatSplit:
