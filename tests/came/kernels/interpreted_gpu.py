@@ -112,7 +112,7 @@ def test_rows_without_gradient_stay_finite() -> None:
 
     for momentum in ("float32", "sign"):
         worlds = run_both(shapes, whole(shapes), 4, grads=grads, momentum=momentum)
-        check_equal(worlds, 1e-6)
+        check_equal(worlds, 3e-6)
         assert worlds[1][0].flat.nan_to_num(0).isfinite().all()
 
 
@@ -173,7 +173,7 @@ def test_nothing_beside_the_buffers_is_written() -> None:
     )
     rank = ranks[0]
     rank.begin(random_grads(shapes, 1))
-    for part in rank.plan.alone:
+    for part in (alone.part for alone in rank.plan.alone):
         buffers = torch.full((7, part.size + 20), float("nan"))
         inside = buffers[:, 10:-10]
         inside[:4] = 0
