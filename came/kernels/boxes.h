@@ -68,36 +68,19 @@ struct Place {
   const Box& box;
   int64_t row, col;
   template <class T> T* at(int64_t key) const { return box.at<T>(key, row * box.cols + col); }
+  int64_t batch() const { return matrix.batch == 1 ? 0 : (box.first_row + row) / matrix.rows; }
   // Of a buffer of factor space, what belongs to this box in the matrix that the row lies in.
   Factors factors(float* buffer, int64_t stride = 0) const {
-    const int64_t batch = (box.first_row + row) / matrix.rows;
     return {buffer + matrix.row_at + box.first_row,
-            buffer + matrix.col_at + batch * matrix.cols + box.first_col, stride, stride};
+            buffer + matrix.col_at + batch() * matrix.cols + box.first_col, stride, stride};
   }
 };
 
-// Fetches into the cache what rows of a strip of columns will soon read, in the order they read it:
-// the hardware fetches ahead by itself, but only to the end of a page.
-template <class T> struct Ahead {
-  const T* at;
-  int64_t skip, width, left;
-  Ahead(const Place& place, int64_t key, int64_t width)
-      : at(place.at<T>(key)), skip(place.box.cols - width), width(width), left(width) {
-    const int64_t rows = AHEAD / width, cols = AHEAD % width;
-    at += rows * place.box.cols + cols;
-    left -= cols;
-  }
-  // LAST: it is read for the last time in this step, and should leave room to others.
-  template <bool LAST = false> void step() {
-    __builtin_prefetch(at, 0, LAST ? 0 : 3);
-    at += LANES;
-    left -= LANES;
-    if (left <= 0) {
-      at += skip + left;
-      left = width;
-    }
-  }
-};
+// Fetch into the cache: the hardware does so ahead by itself, but only to the end of a page.  LAST:
+// it is read for the last time in this step, and should leave room to others.
+template <bool LAST = false> inline void fetch(const void* at) {
+  __builtin_prefetch(at, 0, LAST ? 0 : 3);
+}
 
 // Calls `work` with a number of the type.
 template <class Work> void with_dtype(int64_t code, const Work& work) {

@@ -17,10 +17,6 @@ void apply_rows(const Matrix& matrix, const Box& box, int64_t begin, int64_t end
   const float clip = *matrix.state(statistic::clip), lr = option[option::lr];
   const float beta1 = option[option::beta1], gain = option[option::one_minus_beta1];
   const float decay = option[option::lr_decay];
-  const Place first{matrix, box, begin, 0};
-  Ahead<G> fetch_grad(first, address::grad, box.cols);
-  Ahead<typename M::Number> fetch_momentum(first, address::momentum, box.cols);
-  Ahead<P> fetch_param(first, address::param, box.cols);
   for (int64_t top = begin, bottom; top < end; top = bottom) {
     const int64_t together = M::together(matrix);
     bottom = std::min(end, top + together - (box.first_row + top) % together);
@@ -36,9 +32,9 @@ void apply_rows(const Matrix& matrix, const Box& box, int64_t begin, int64_t end
         P* params = place.at<P>(address::param);
         const int64_t index = box.start + row * box.cols + left;
         each_vector(right - left, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
-          fetch_grad.template step<true>();
-          if (M::STREAMED) fetch_momentum.step();
-          fetch_param.template step<true>();
+          fetch<true>(grads + j + AHEAD);
+          fetch<true>(params + j + AHEAD);
+          momentum.fetch(j + AHEAD);
           const Lanes u = load(grads + j, n) * row_scale * load(cols + j, n);
           const Lanes m = beta1 * momentum.load(j, n) + gain * u;
           momentum.keep(j, n, m);
@@ -49,7 +45,7 @@ void apply_rows(const Matrix& matrix, const Box& box, int64_t begin, int64_t end
         });
         momentum.next_row(box.cols);
       }
-      momentum.finish();
+      momentum.finish((bottom - top) * (right - left));
     }
   }
 }

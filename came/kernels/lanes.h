@@ -17,6 +17,7 @@ constexpr int LANES = 4;
 
 template <class T> struct VectorOf {
   typedef T type __attribute__((vector_size(LANES * sizeof(T))));
+  typedef T anywhere __attribute__((vector_size(LANES * sizeof(T)), aligned(1), may_alias));
 };
 using Lanes = VectorOf<float>::type;
 using Bits = VectorOf<uint32_t>::type;
@@ -35,13 +36,17 @@ template <class To, class From> inline To as(From from) {
 // The first `n` lanes, if there are so many: the others are read as zero and not written.
 
 template <class T> inline typename VectorOf<T>::type read(const T* from, int64_t n) {
+  if (n >= LANES) return *reinterpret_cast<const typename VectorOf<T>::anywhere*>(from);
   typename VectorOf<T>::type lanes{};
-  std::memcpy(&lanes, from, n >= LANES ? sizeof lanes : n * sizeof(T));
+  std::memcpy(&lanes, from, n * sizeof(T));
   return lanes;
 }
 
 template <class T> inline void write(T* to, int64_t n, typename VectorOf<T>::type lanes) {
-  std::memcpy(to, &lanes, n >= LANES ? sizeof lanes : n * sizeof(T));
+  if (n >= LANES)
+    *reinterpret_cast<typename VectorOf<T>::anywhere*>(to) = lanes;
+  else
+    std::memcpy(to, &lanes, n * sizeof(T));
 }
 
 inline Lanes load(const float* from, int64_t n) { return read(from, n); }
@@ -83,13 +88,15 @@ inline void store(Bfloat16* to, int64_t n, Lanes values, int64_t key = -1, int64
         __builtin_convertvector(upper, VectorOf<uint16_t>::type));
 }
 
-// Two steps each, because compilers take numbers of one byte and four apart one by one.
+// Through 16 bits, because compilers that meet one byte and four take the lanes apart.
 inline Lanes widen(Bytes codes) {
-  return __builtin_convertvector(__builtin_convertvector(codes, VectorOf<int32_t>::type), Lanes);
+  const auto words = __builtin_convertvector(codes, VectorOf<int16_t>::type);
+  return __builtin_convertvector(__builtin_convertvector(words, VectorOf<int32_t>::type), Lanes);
 }
 inline Bytes narrow(Bits bits) {
-  const auto words = as<VectorOf<int32_t>::type>(bits);
-  return __builtin_convertvector(__builtin_convertvector(words, VectorOf<int16_t>::type), Bytes);
+  const auto words = __builtin_convertvector(as<VectorOf<int32_t>::type>(bits),
+                                             VectorOf<int16_t>::type);
+  return __builtin_convertvector(words, Bytes);
 }
 
 // One bit a lane, set where it is negative.
@@ -114,6 +121,12 @@ inline float sum(Lanes lanes) {
   for (int width = LANES / 2; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) part[i] += part[i + width];
   return part[0];
+}
+
+inline uint32_t largest(Bits bits) {
+  uint32_t found = 0;
+  for (int i = 0; i < LANES; ++i) found = bits[i] > found ? bits[i] : found;
+  return found;
 }
 
 // The order is fixed by the code, whatever the address: ranks must agree to the bit.

@@ -11,28 +11,25 @@ namespace {
 constexpr int64_t BLOCK = 256;  // numbers that share an int8 scale, at most
 
 template <class T> struct Float {
-  using Number = T;
-  static constexpr bool STREAMED = true;
   T* numbers;
   explicit Float(const Place& place) : numbers(place.at<T>(address::momentum)) {}
   static int64_t border(const Box& box, int64_t) { return box.cols; }
   static int64_t together(const Matrix&) { return 1; }
+  void fetch(int64_t j) const { ::fetch(numbers + j); }
   Lanes load(int64_t j, int64_t n) const { return ::load(numbers + j, n); }
   void keep(int64_t j, int64_t n, Lanes values) { store(numbers + j, n, values); }
   void next_row(int64_t) {}
-  void finish() {}
+  void finish(int64_t) {}
 };
 
 struct Int8 {
-  using Number = int8_t;
-  static constexpr bool STREAMED = true;
   int8_t* codes;
   float *scale, old_scale;
   explicit Int8(const Place& place) : codes(place.at<int8_t>(address::momentum)) {
     const Box& box = place.box;
-    const int64_t per_block = together(place.matrix), first = box.first_col / BLOCK;
+    const int64_t shift = rows_shift(place.matrix), first = box.first_col / BLOCK;
     const int64_t num_blocks = (box.first_col + box.cols - 1) / BLOCK - first + 1;
-    const int64_t down = (box.first_row + place.row) / per_block - box.first_row / per_block;
+    const int64_t down = ((box.first_row + place.row) >> shift) - (box.first_row >> shift);
     const int64_t across = (box.first_col + place.col) / BLOCK - first;
     scale = box.at<float>(address::second, down * num_blocks + across);
     old_scale = *scale;
@@ -40,27 +37,22 @@ struct Int8 {
   static int64_t border(const Box& box, int64_t col) {
     return std::min(box.cols, col + BLOCK - (box.first_col + col) % BLOCK);
   }
-  static int64_t together(const Matrix& matrix) {
-    int64_t rows = 1;
-    while (2 * rows * matrix.cols <= BLOCK) rows *= 2;
-    return rows;
-  }
+  static int64_t together(const Matrix& matrix) { return int64_t(1) << rows_shift(matrix); }
+  void fetch(int64_t j) const { ::fetch(codes + row + j); }
   Lanes load(int64_t j, int64_t n) const {
     return widen(read(codes + row + j, n)) * (1 / 127.0f) * old_scale;
   }
-  void keep(int64_t j, int64_t n, Lanes lanes) {
-    store(values + row + j, LANES, lanes);
-    const Bits magnitude = as<Bits>(lanes) & 0x7fffffff;
-    largest = magnitude > largest ? magnitude : largest;
-    size = row + j + n;
-  }
+  void keep(int64_t j, int64_t, Lanes lanes) { store(values + row + j, LANES, lanes); }
   void next_row(int64_t cols) { row += cols; }
-  void finish() {
-    uint32_t bits = 0;
-    for (int i = 0; i < LANES; ++i) bits = std::max(bits, uint32_t(largest[i]));
-    *scale = as<float>(bits);
+  void finish(int64_t numbers) {
+    Bits magnitudes{};  // they compare like their bits, and NaN is above all others
+    each_vector(numbers, [&](int64_t j, int64_t n) {
+      const Bits magnitude = as<Bits>(::load(values + j, n)) & 0x7fffffff;
+      magnitudes = magnitude > magnitudes ? magnitude : magnitudes;
+    });
+    *scale = as<float>(largest(magnitudes));
     const float inverse = *scale > 0 ? 127 / *scale : 0;
-    each_vector(size, [&](int64_t j, int64_t n) {
+    each_vector(numbers, [&](int64_t j, int64_t n) {
       Lanes code = ::load(values + j, n) * inverse;
       code = code > 127 ? Lanes{} + 127 : code < -127 ? Lanes{} - 127 : code;
       code = code == code ? code : Lanes{};
@@ -70,21 +62,23 @@ struct Int8 {
   }
 
  private:
-  int64_t row = 0, size = 0;  // of the block: where the row begins, and how many numbers
-  Bits largest{};             // magnitudes compare like their bits, and NaN is above all others
-  float values[BLOCK + LANES];
+  int64_t row = 0;  // of the block, where it begins
+  alignas(64) float values[BLOCK + LANES];
+  static int64_t rows_shift(const Matrix& matrix) {
+    int64_t shift = 0;
+    while (matrix.cols << (shift + 1) <= BLOCK) ++shift;
+    return shift;
+  }
 };
 
 struct Sign {
-  using Number = uint8_t;
-  static constexpr bool STREAMED = false;  // too little to fetch ahead
   uint8_t* bits;
   float row;
   const float* cols;
   explicit Sign(const Place& place) {
     const Box& box = place.box;
     const int64_t global_row = box.first_row + place.row;
-    const int64_t first_col = global_row / place.matrix.rows * place.matrix.cols + box.first_col;
+    const int64_t first_col = place.batch() * place.matrix.cols + box.first_col;
     const int64_t bytes = (box.cols + 7) / 8;
     bits = box.at<uint8_t>(address::momentum, place.row * bytes + place.col / 8);
     row = place.matrix.state(statistic::momentum_row)[global_row];
@@ -92,6 +86,7 @@ struct Sign {
   }
   static int64_t border(const Box& box, int64_t) { return box.cols; }
   static int64_t together(const Matrix&) { return 1; }
+  void fetch(int64_t) const {}  // too little
   Lanes load(int64_t j, int64_t n) const {
     uint32_t word = 0;
     std::memcpy(&word, bits + j / 8, (std::min<int64_t>(n, LANES) + 7) / 8);
@@ -104,7 +99,7 @@ struct Sign {
     std::memcpy(bits + j / 8, &word, (n + 7) / 8);
   }
   void next_row(int64_t) {}
-  void finish() {}
+  void finish(int64_t) {}
 };
 
 // Calls `work` with a value of no meaning, of a type that names the format.

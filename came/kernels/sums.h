@@ -12,7 +12,7 @@ constexpr int64_t STRIP = 4096;  // numbers of columns' sums that stay in the fa
 constexpr int64_t FLUSH = 256;   // rows that are added up before they join a long sum
 // Numbers from one channel to the next, so that none is written where another is just read but for
 // a multiple of 4096 bytes: processors take that for the same place, and wait.
-constexpr int64_t SPACING = 1024 + 336;
+constexpr int64_t SPACING = STRIP / 4 + 336;
 
 // The rows `[begin, end)` of a box, all in one matrix of its batch.
 struct Run {
@@ -27,16 +27,12 @@ template <class G> struct Squares {
   static constexpr bool BACKWARD = false;
   const G* grad;
   Squares(const Place& place, const Factors&, float) : grad(place.at<G>(address::grad)) {}
+  void fetch(int64_t j) const { ::fetch(grad + j); }
   std::array<Lanes, 1> operator()(int64_t j, int64_t n) const {
     const Lanes g = load(grad + j, n);
     return {g * g};
   }
   static int64_t border(const Box& box, int64_t) { return box.cols; }
-  struct Fetch {
-    Ahead<G> grad;
-    Fetch(const Place& place, int64_t width) : grad(place, address::grad, width) {}
-    void step() { grad.step(); }
-  };
 };
 
 // In pass 2 `d^2`, `d u` and `u^2`.  It begins with the rows that pass 1 has left in the cache, and
@@ -51,22 +47,16 @@ template <class G, class M> struct Residuals {
   Residuals(const Place& place, const Factors& scales, float clip)
       : grad(place.at<G>(address::grad)), momentum(place), col_scale(scales.cols + place.col),
         row_scale(scales.rows[place.row]), clip(clip) {}
+  void fetch(int64_t j) const {
+    ::fetch(grad + j);
+    momentum.fetch(j);
+  }
   std::array<Lanes, 3> operator()(int64_t j, int64_t n) const {
     const Lanes u = load(grad + j, n) * row_scale * load(col_scale + j, n);
     const Lanes d = clip * u - momentum.load(j, n);
     return {d * d, d * u, u * u};
   }
   static int64_t border(const Box& box, int64_t col) { return M::border(box, col); }
-  struct Fetch {
-    Ahead<G> grad;
-    Ahead<typename M::Number> momentum;
-    Fetch(const Place& place, int64_t width)
-        : grad(place, address::grad, width), momentum(place, address::momentum, width) {}
-    void step() {
-      grad.step();
-      if (M::STREAMED) momentum.step();
-    }
-  };
 };
 
 // Adds up the columns `[left, right)` of a few rows.
@@ -75,17 +65,19 @@ void add_block(const Run& run, const Factors& scales, float clip, int64_t left, 
                const Factors& sums) {
   constexpr int C = P::CHANNELS;
   constexpr int64_t CHANNEL = C == 1 ? STRIP + LANES : SPACING;
-  float block[C * CHANNEL];
+  alignas(64) float block[C * CHANNEL];
   for (int c = 0; c < C; ++c) std::fill_n(block + c * CHANNEL, right - left + LANES, 0.0f);
-  typename P::Fetch fetch({run.matrix, run.box, run.begin, left}, right - left);
+  // In a strip of columns the next row of it comes next, and it is no longer than this.
+  const int64_t ahead = C > 1 && right - left < run.box.cols ? run.box.cols : AHEAD;
   for (int64_t row = run.begin; row < run.end; ++row) {
     Lanes by_row[C] = {};
     for (int64_t col = left, next; col < right; col = next) {
       next = std::min(right, P::border(run.box, col));
       const P products({run.matrix, run.box, row, col}, scales, clip);
       each_vector(next - col, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
-        fetch.step();
+        products.fetch(j + ahead);
         const auto product = products(j, n);
+#pragma GCC unroll 3  // so that the sums of the row stay in registers
         for (int c = 0; c < C; ++c) {
           float* by_col = block + c * CHANNEL + col - left + j;
           by_row[c] += product[c];

@@ -80,7 +80,10 @@ def test_what_is_learned_does_not_depend_on_how_it_is_sharded(corpus: Path, tmp_
         for step in (1, 10):
             one, other = telemetry(tmp_path / "alone", step), telemetry(tmp_path / name, step)
             assert one.keys() == other.keys() and len(one) == 8  # four numbers of two groups
-            assert other == pytest.approx(one, rel=1e-3, nan_ok=True), f"{name}, step {step}"
+            for key, value in one.items():
+                # Of vectors some, the biases of keys, have no gradient but rounding.
+                bound = 1e-3 if key.endswith("/0") else 0.1
+                assert other[key] == pytest.approx(value, rel=bound, nan_ok=True), (name, key)
     ledger = json.loads((tmp_path / "zero3" / "ledger.json").read_text())
     assert ledger["world_size"] == 4
     rules = {row["name"]: row["rule"] for row in ledger["params"]}
