@@ -16,6 +16,7 @@ from came.kernels.launches import PartLaunches, Tables
 from came.kernels.table import Part, Table
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of gradients and parameters
+OLDEST = (3, 6)  # Triton that knows what the kernels say
 BYTES = 8  # a number's gradient and momentum
 
 _tables: WeakKeyDictionary[Table, Tables] = WeakKeyDictionary()
@@ -27,9 +28,12 @@ def load() -> str | None:
     Without a GPU they run in Triton's interpreter, for tests, where TRITON_INTERPRET says so.
     """
     try:
-        interpreted = import_module("triton").knobs.runtime.interpret
-    except (ImportError, AttributeError) as error:
-        return f"Triton 3.6 or newer is not installed ({error})"
+        triton = import_module("triton")
+    except ImportError as error:
+        return f"Triton is not installed ({error})"
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
+        return f"Triton {triton.__version__} is older than {'.'.join(map(str, OLDEST))}"
+    interpreted = triton.knobs.runtime.interpret
     if not (interpreted or torch.cuda.is_available()):
         return "there is no GPU"
     return None

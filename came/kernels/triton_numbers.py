@@ -21,6 +21,7 @@ FLOAT32, BFLOAT16, FLOAT16 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  
 INT8, SIGN = tl.constexpr(2), tl.constexpr(3)  # table.FORMATS, beside those two
 BLOCK = tl.constexpr(256)  # numbers of a row that share an int8 scale, at most
 GOLDEN = tl.constexpr(GOLDEN_NUMBER)
+NEAREST = tl.constexpr(1 << 16)  # in place of 16 random bits: round to nearest
 
 NUM_ADDRESS, NUM_BOX = tl.constexpr(len(ADDRESS)), tl.constexpr(len(BOX))
 NUM_MATRIX, NUM_STATISTIC = tl.constexpr(len(MATRIX)), tl.constexpr(len(STATISTIC))
@@ -67,15 +68,15 @@ def read(base, origin, index, mask, KIND: tl.constexpr, ALIGNED: tl.constexpr):
 def write(base, origin, index, value, mask, noise, KIND: tl.constexpr, ALIGNED: tl.constexpr):
     """Store float32 numbers at `origin + index` behind the address `base`.
 
-    As bfloat16 they are cut after `noise` was added below the last bit that is kept; noise of -1
-    rounds to nearest.
+    As bfloat16 they are cut after `noise` was added below the last bit that is kept; or rounded to
+    nearest, where it is `NEAREST`.
     """
     if KIND == BFLOAT16:
         bits = value.to(tl.uint32, bitcast=True)
         nearest = 0x7FFF + ((bits >> 16) & 1)
-        added = tl.where(noise < 0, nearest, noise.to(tl.uint32))
+        added = tl.where(noise == NEAREST, nearest, noise.to(tl.uint32))
         # An infinity stays one, and what is not a number stays none when it is cut.
-        special = tl.where(value == value, 0, 0x400000 & ~bits)
+        special = tl.where(value == value, 0, (bits ^ 0x400000) & 0x400000)
         added = tl.where((bits & 0x7F800000) == 0x7F800000, special, added)
         result = (tl.add(bits, added, sanitize_overflow=False) >> 16).to(tl.uint16)
         first = base.to(BITS16) + origin
@@ -94,13 +95,13 @@ def write(base, origin, index, value, mask, noise, KIND: tl.constexpr, ALIGNED: 
 def noise(index, key):
     """16 random bits for number `index` of a parameter: `came/kernels/rounding.py`, bit for bit.
 
-    -1 for a parameter that is rounded to nearest.
+    `NEAREST` for a parameter that is rounded so.
     """
     word = tl.mul(index.to(tl.uint32), GOLDEN, sanitize_overflow=False)
     word = tl.add(word, key.to(tl.uint32), sanitize_overflow=False)
     word = tl.mul(word ^ (word >> 16), 0x7FEB352D, sanitize_overflow=False)
     word = tl.mul(word ^ (word >> 15), 0x846CA68B, sanitize_overflow=False)
-    return tl.where(key < 0, -1, ((word ^ (word >> 16)) & 0xFFFF).to(tl.int32))
+    return tl.where(key < 0, NEAREST, ((word ^ (word >> 16)) & 0xFFFF).to(tl.int32))
 
 
 @triton.jit

@@ -22,6 +22,7 @@ from came.kernels.triton_numbers import (
     LONGS,
     LR,
     LR_DECAY,
+    NEAREST,
     NUM_ADDRESS,
     NUM_BOX,
     NUM_MATRIX,
@@ -53,7 +54,7 @@ def descend(
         random = noise(first_number + origin + index, tl.load(key))
         write(param, origin, index, value, mask, random, KIND, ALIGNED)
     else:
-        write(param, origin, index, value, mask, tl.full([1], -1, tl.int32), KIND, ALIGNED)
+        write(param, origin, index, value, mask, tl.full([1], NEAREST, tl.int32), KIND, ALIGNED)
 
 
 @triton.jit
@@ -175,7 +176,7 @@ def update(
         elif FORMAT == SIGN:
             write_signs(momentum, top, col, cols, r, in_rows, new, mask, BLOCKS, BLOCK_ROWS, COLS)
         else:
-            nearest = tl.full([1], -1, tl.int32)
+            nearest = tl.full([1], NEAREST, tl.int32)
             write(momentum, origin, index, new, mask, nearest, FORMAT, ALIGNED)
         step = new * row_res_scale * own_res_scale
         descend(

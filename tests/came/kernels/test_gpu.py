@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -160,7 +161,9 @@ def test_what_is_missing_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> No
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(gpu, "import_module", missing)
-    assert str(gpu.load()).startswith("Triton 3.6 or newer is not installed")
+    assert gpu.load() == "Triton is not installed (No module named 'triton')"
+    monkeypatch.setattr(gpu, "import_module", lambda name: SimpleNamespace(__version__="3.5.1"))
+    assert gpu.load() == "Triton 3.5.1 is older than 3.6"
 
 
 def stepped(kernel: str) -> nn.Parameter:
