@@ -121,7 +121,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def _update(self, pairs: list[tuple[Shard, dict[str, Any]]]) -> None:
         """One pass of the rule over tensors that share a device and a process group."""
-        params, grads, pointers, copies = [], [], [], []
+        params, grads, steps, pointers, copies = [], [], [], [], []
         for shard, _ in pairs:
             grad = shard.local_grad
             if grad.is_sparse:
@@ -135,8 +135,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 copies.append((local, params[-1]))
             grads.append(grad.contiguous().view(-1))
             state = self.state_of(shard)
-            state["step"] += 1
+            steps.append(state["step"])
             pointers += [params[-1].data_ptr(), *(value.data_ptr() for value in state.values())]
+        torch._foreach_add_(steps, 1)
         key = tuple(
             (id(shard), id(group), grad.dtype)
             for (shard, group), grad in zip(pairs, grads, strict=True)

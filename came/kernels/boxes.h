@@ -87,8 +87,9 @@ template <class Work> void with_dtype(int64_t code, const Work& work) {
   code == dtype::bfloat16 ? work(Bfloat16()) : work(float());
 }
 
-// Calls `work(owner, threads)`: small parameters side by side, large ones with all threads.
-template <class Work>
+// Calls `work(owner, threads)`: small parameters side by side, large ones with all threads, in this
+// order or BACKWARD, to begin with what the pass before has left in the cache.
+template <bool BACKWARD = false, class Work>
 void each_owner(const Table& table, int64_t first, int64_t last, int64_t threads,
                 const Work& work) {
   const auto numbers = [&](int64_t owner) {
@@ -103,8 +104,10 @@ void each_owner(const Table& table, int64_t first, int64_t last, int64_t threads
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (small >= GRAIN)
   for (int64_t owner = first; owner < last; ++owner)
     if (numbers(owner) < GRAIN) work(owner, 1);
-  for (int64_t owner = first; owner < last; ++owner)
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t owner = BACKWARD ? first + last - 1 - i : i;
     if (numbers(owner) >= GRAIN) work(owner, threads);
+  }
 }
 
 // Calls `work(share, begin, end)` for equal shares of `size` things, one a thread.  `together` of

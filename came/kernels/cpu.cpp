@@ -93,10 +93,10 @@ void apply_vector(const Box& box, const float* option, float clip, int64_t key, 
 }
 
 // Calls `work(matrix, box, key of rounding, threads)`.
-template <class Work>
+template <bool BACKWARD = false, class Work>
 void each_box(const Table& table, int64_t first, int64_t last, int64_t at, int64_t threads,
               const Work& work) {
-  each_owner(table, first, last, threads, [&](int64_t index, int64_t shares) {
+  each_owner<BACKWARD>(table, first, last, threads, [&](int64_t index, int64_t shares) {
     const Matrix matrix(table, index, at);
     for (int64_t i = table.box_at[index]; i < table.box_at[index + 1]; ++i)
       work(matrix, Box(table, i), table.key[index], shares);
@@ -121,11 +121,12 @@ void add_squares(PART, float* squares) {
 void update_squares(PART, const float* squares, float* scales) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (last - first > 1)
   for (int64_t index = first; index < last; ++index)
-    update_squares_of(Matrix(*table, index, at), squares, scales);
+    update_squares_of(Matrix(*table, index, at), is_here(*table, index), squares, scales);
 }
 
 void add_residuals(PART, float* scales, float* residuals, int64_t stride) {
-  each_box(*table, first, last, at, threads, [&](auto& matrix, const Box& box, auto, auto shares) {
+  each_box<true>(*table, first, last, at, threads, [&](auto& matrix, const Box& box, auto,
+                                                       auto shares) {
     const float clip = *matrix.state(statistic::clip);
     with_dtype(box.grad_dtype, [&](auto grad) {
       with_format(box.format, [&](auto format) {
@@ -140,8 +141,8 @@ void update_confidence(PART, const float* residuals, int64_t stride, float* out,
                        int64_t out_stride) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (last - first > 1)
   for (int64_t index = first; index < last; ++index)
-    update_confidence_of(Matrix(*table, index, at), residuals, stride, out, out_stride,
-                         table->rms + index);
+    update_confidence_of(Matrix(*table, index, at), is_here(*table, index), residuals, stride, out,
+                         out_stride, table->rms + index);
 }
 
 void apply_update(PART, float* scales, float* out, int64_t out_stride) {
@@ -165,6 +166,28 @@ void apply_update(PART, float* scales, float* out, int64_t out_stride) {
     if (!m.state(statistic::momentum_row)) continue;
     std::copy_n(out + out_stride + m.row_at, m.batch * m.rows, m.state(statistic::momentum_row));
     std::copy_n(out + out_stride + m.col_at, m.batch * m.cols, m.state(statistic::momentum_col));
+  }
+}
+
+// All passes over one part after the other, while it is in cache.  A part is four numbers: the first
+// matrix, the one behind the last, and where its stretch of factor space begins and how long it is.
+// `scratch` has rows of `stride` for sums (one of pass 1, three of pass 2) and scales (one, and two).
+// What was summed goes to `squares` and `residuals`, of `size` numbers of factor space, if any.
+void step_alone(const Table* table, const int64_t* parts, int64_t count, int64_t threads,
+                float* scratch, int64_t stride, float* squares, float* residuals, int64_t size) {
+  float *sums = scratch + stride, *scales = scratch + 4 * stride, *out = scratch + 5 * stride;
+  for (const int64_t* part = parts; part < parts + 4 * count; part += 4) {
+    const int64_t first = part[0], last = part[1], at = part[2], length = part[3];
+    for (int64_t row = 0; row < 4; ++row) std::fill_n(scratch + row * stride, length, 0.0f);
+    add_squares(table, first, last, at, threads, scratch);
+    update_squares(table, first, last, at, threads, scratch, scales);
+    add_residuals(table, first, last, at, threads, scales, sums, stride);
+    update_confidence(table, first, last, at, threads, sums, stride, out, stride);
+    apply_update(table, first, last, at, threads, scales, out, stride);
+    if (size == 0) continue;
+    std::copy_n(scratch, length, squares + at);
+    for (int64_t row = 0; row < 3; ++row)
+      std::copy_n(sums + row * stride, length, residuals + row * size + at);
   }
 }
 

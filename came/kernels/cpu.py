@@ -3,7 +3,7 @@
 Each is one call into `cpu.cpp`, which reads the table's integers and addresses and no tensor.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ctypes import Structure, addressof, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from came.kernels import table
+from came.kernels.alone import Alone
 from came.kernels.compile import library
 from came.kernels.table import ADDRESS, BOX, MATRIX, OPTION, STATISTIC, Part, Rows, Table
 
@@ -71,6 +72,7 @@ class _Tables:
 
     def __init__(self, table: Table) -> None:
         self._kept: list[object] = []
+        self.alone: Tensor | None = None  # the parts of `step_alone`
         num_matrices = len(table.matrices.tasks)
         self.matrices = self._addresses(
             table.matrices, table.matrix, table.statistic, table.rms[:num_matrices]
@@ -109,9 +111,43 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "add_residuals": [*_PART, c_void_p, c_void_p, c_int64],
     "update_confidence": [*_PART, c_void_p, c_int64, c_void_p, c_int64],
     "apply_update": [*_PART, c_void_p, c_void_p, c_int64],
+    "step_alone": [
+        c_void_p,
+        c_void_p,
+        *[c_int64] * 2,
+        c_void_p,
+        c_int64,
+        c_void_p,
+        c_void_p,
+        c_int64,
+    ],
     "add_vector_squares": _VECTORS,
     "apply_vector_update": _VECTORS,
 }
+
+
+def step_alone(batches: Sequence[Alone], squares: Tensor, residuals: Tensor) -> None:
+    """All passes over matrices that are wholly here; their sums go to the buffers."""
+    if not batches:
+        return
+    found = _of(batches[0].part.table)
+    if found.alone is None:
+        spans = [
+            (b.part.matrices.start, b.part.matrices.stop, b.part.at, b.part.size) for b in batches
+        ]
+        found.alone = torch.tensor(spans, dtype=torch.int64)
+    scratch = batches[0].sums
+    _functions.step_alone(
+        found.matrices,
+        found.alone.data_ptr(),
+        len(batches),
+        torch.get_num_threads(),
+        scratch.data_ptr(),
+        scratch.stride(0),
+        squares.data_ptr(),
+        residuals.data_ptr(),
+        squares.numel(),
+    )
 
 
 def add_squares(part: Part, squares: Tensor) -> None:

@@ -5,12 +5,15 @@ indexed by factor space (`came/kernels/table.py`).  A box is worked through in p
 that fit a cache, so that no temporary is as large as a tensor.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from came.kernels import alone
+from came.kernels.alone import Alone
 from came.kernels.rounding import round_stochastically, rounding_key
 from came.kernels.table import Part, Table
 from came.tasks import Block, Task
@@ -41,6 +44,11 @@ class _Piece:
 def batch_numbers(device: torch.device) -> int:
     """Numbers of matrices that are updated together while they are in cache."""
     return 1 << 20
+
+
+def step_alone(batches: Sequence[Alone], squares: Tensor, residuals: Tensor) -> None:
+    """All passes over matrices that are wholly here; their sums go to the buffers."""
+    alone.step_alone(sys.modules[__name__], batches, squares, residuals)
 
 
 def add_squares(part: Part, squares: Tensor) -> None:

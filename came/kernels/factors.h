@@ -42,11 +42,16 @@ void average_squares(const float* option, const float* sums, int64_t size, int64
     factor[i] = beta2 * factor[i] + gain * (sums[i] / length + eps);
 }
 
-void update_squares_of(const Matrix& m, const float* squares, float* scales) {
+// Whether this rank holds numbers of a matrix.  If not, it only follows with its copy of the factors.
+inline bool is_here(const Table& table, int64_t index) {
+  return table.box_at[index] < table.box_at[index + 1];
+}
+
+void update_squares_of(const Matrix& m, bool here, const float* squares, float* scales) {
   float *row = m.state(statistic::sq_row), *col = m.state(statistic::sq_col);
   average_squares(m.option, squares + m.row_at, m.batch * m.rows, m.cols, row);
   average_squares(m.option, squares + m.col_at, m.batch * m.cols, m.rows, col);
-  for (int64_t b = 0; b < m.batch; ++b)
+  for (int64_t b = 0; b < m.batch && here; ++b)
     write_scales(row + b * m.rows, col + b * m.cols, m.rows, m.cols,
                  scales + m.row_at + b * m.rows, scales + m.col_at + b * m.cols);
 }
@@ -73,8 +78,8 @@ void average_residuals(const float* option, const float* sums, int64_t stride, i
   }
 }
 
-void update_confidence_of(const Matrix& m, const float* residuals, int64_t stride, float* out,
-                          int64_t out_stride, float* rms) {
+void update_confidence_of(const Matrix& m, bool here, const float* residuals, int64_t stride,
+                          float* out, int64_t out_stride, float* rms) {
   float *row = m.state(statistic::res_row), *col = m.state(statistic::res_col);
   float* const clip = m.state(statistic::clip);
   float* const magnitudes = m.state(statistic::momentum_row) ? out + out_stride : nullptr;
@@ -88,7 +93,8 @@ void update_confidence_of(const Matrix& m, const float* residuals, int64_t strid
                     magnitudes ? magnitudes + m.col_at : nullptr);
   for (int64_t b = 0; b < m.batch; ++b) {
     const int64_t row_at = m.row_at + b * m.rows, col_at = m.col_at + b * m.cols;
-    write_scales(row + b * m.rows, col + b * m.cols, m.rows, m.cols, out + row_at, out + col_at);
+    if (here)
+      write_scales(row + b * m.rows, col + b * m.cols, m.rows, m.cols, out + row_at, out + col_at);
     if (magnitudes) write_magnitudes(magnitudes + row_at, magnitudes + col_at, m.rows, m.cols);
   }
 }

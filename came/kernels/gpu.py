@@ -5,6 +5,8 @@ waits for nothing.  What a launch needs is prepared once for each part, because 
 parts takes no longer than Python takes to launch it.
 """
 
+import sys
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from weakref import WeakKeyDictionary
@@ -12,6 +14,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from came.kernels import alone
+from came.kernels.alone import Alone
 from came.kernels.launches import PartLaunches, Tables
 from came.kernels.table import Part, Table
 
@@ -46,6 +50,11 @@ def batch_numbers(device: torch.device) -> int:
         return 1 << 16
     size: int = torch.cuda.get_device_properties(device).L2_cache_size
     return max(1 << 20, size // 2 // BYTES)
+
+
+def step_alone(batches: Sequence[Alone], squares: Tensor, residuals: Tensor) -> None:
+    """All passes over matrices that are wholly here; their sums go to the buffers."""
+    alone.step_alone(sys.modules[__name__], batches, squares, residuals)
 
 
 def add_squares(part: Part, squares: Tensor) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from came.fields import Field
 from came.kernels import select
+from came.kernels.alone import Alone
 from came.kernels.table import Part, Table
 from came.layout import Param, packed_offsets
 from came.momentum import FORMATS
@@ -60,23 +61,6 @@ def check(options: dict[str, Any]) -> None:
     check_choice(options, "momentum", tuple(FORMATS))
     check_choice(options, "matricize", ("last", "first"))
     check_choice(options, "kernel", select.NAMES)
-
-
-@dataclass
-class Alone:
-    """Matrices that no other rank holds a part of, and the buffers they are updated with."""
-
-    part: Part
-    sums: Tensor  # (4, size): of g^2, then of d^2, d u, u^2
-    squares: Tensor
-    residuals: Tensor
-    scales: Tensor
-    out: Tensor
-
-    @classmethod
-    def within(cls, part: Part, scratch: Tensor) -> "Alone":
-        rows = scratch[:, : part.size]
-        return cls(part, rows[:4], rows[0], rows[1:4], rows[4], rows[5:])
 
 
 @dataclass
@@ -160,12 +144,7 @@ def step(plan: Plan) -> Iterator[Tensor]:
     residuals = second[: 3 * size].view(3, size)
     vector_sums = second[3 * size :][: len(table.vectors.tasks)]
 
-    for alone in plan.alone:
-        _step_alone(kernel, alone)
-        if size:
-            span = slice(alone.part.at, alone.part.at + alone.part.size)
-            squares[span], residuals[:, span] = alone.squares, alone.residuals
-
+    kernel.step_alone(plan.alone, squares[:size], residuals)
     kernel.add_squares(shared, squares)
     kernel.add_vector_squares(table, vector_sums)
     yield squares
@@ -176,12 +155,3 @@ def step(plan: Plan) -> Iterator[Tensor]:
     kernel.apply_update(shared, squares, residuals[:2])
     kernel.apply_vector_update(table, vector_sums)
     table.grads = []  # the model may free them
-
-
-def _step_alone(kernel: ModuleType, alone: Alone) -> None:
-    alone.sums.zero_()
-    kernel.add_squares(alone.part, alone.squares)
-    kernel.update_squares(alone.part, alone.squares, alone.scales)
-    kernel.add_residuals(alone.part, alone.scales, alone.residuals)
-    kernel.update_confidence(alone.part, alone.residuals, alone.out)
-    kernel.apply_update(alone.part, alone.scales, alone.out)
