@@ -13,6 +13,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -38,8 +39,12 @@ def library(name: str, sources: Sequence[Path], defines: Sequence[str]) -> ctype
     key = _key(compiler, sources, flags)
     for folder in _folders():
         with contextlib.suppress(OSError):
-            return _find_or_build(folder / key, name, sources[0], flags)
-    raise RuntimeError("no folder for the compiled kernel can be written: set CAME_CACHE_DIR")
+            if _is_ours(folder):
+                return _find_or_build(folder / key, name, sources[0], flags)
+    raise RuntimeError(
+        "no folder for the compiled kernel can be written, or others may write there too: set "
+        "CAME_CACHE_DIR to one that is yours alone"
+    )
 
 
 def _find_or_build(folder: Path, name: str, source: Path, flags: Sequence[str]) -> ctypes.CDLL:
@@ -104,6 +109,13 @@ def _folders() -> Iterator[Path]:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     yield Path(cache) / "came-kernels"
     yield Path(tempfile.gettempdir()) / f"came-kernels-{os.getuid()}"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can have put a library there, which would run as ours."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.stat()
+    return found.st_uid in (os.getuid(), 0) and not found.st_mode & stat.S_IWOTH
 
 
 def _key(compiler: str, sources: Sequence[Path], flags: Sequence[str]) -> str:
