@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scripts.bench.clock import WARM_UP, Progress, clock_for, interleave
 from scripts.bench.contestants import Contestant, state_bytes
-from scripts.bench.ranks import SPLITS, LoneRank, layouts
+from scripts.bench.ranks import SPLITS, STREAMED, LoneRank, layouts
 from scripts.bench.shapes import Shapes
 
 
@@ -69,17 +69,23 @@ def measure_worlds(
         return []
     (whole,) = ready.values()
     found = []
-    for split in SPLITS:
-        for world_size in world_sizes:
-            progress(f"{split}, {world_size} ranks")
-            ranks = [
-                LoneRank(layout, whole.defaults, params[0].dtype, params[0].device)
-                for layout in layouts(shapes, split, world_size)
-            ]
-            times = _measure_world(whole, ranks, num_rounds, progress)
-            found.append({"split": split, "world_size": world_size, **times})
-            del ranks  # before the next are allocated
-            gc.collect()
+    worlds = [(split, world_size) for split in SPLITS for world_size in world_sizes]
+    for split, world_size in [*worlds, (STREAMED, 1)]:
+        progress(f"{split}, {world_size} ranks")
+        ranks = [
+            LoneRank(
+                layout,
+                whole.defaults,
+                params[0].dtype,
+                params[0].device,
+                in_step=split == STREAMED,
+            )
+            for layout in layouts(shapes, split, world_size)
+        ]
+        times = _measure_world(whole, ranks, num_rounds, progress)
+        found.append({"split": split, "world_size": world_size, **times})
+        del ranks  # before the next are allocated
+        gc.collect()
     return found
 
 

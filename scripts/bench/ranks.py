@@ -17,13 +17,24 @@ from came.tasks import tasks
 from scripts.bench.shapes import Shapes
 
 SPLITS = ("ZeRO 1-2", "ZeRO 3")
+STREAMED = "whole, but in step"  # unsharded, and yet nothing stays in cache between the passes
 
 
 class LoneRank:
-    """Rank `layout.rank` of a world whose other ranks do not exist."""
+    """Rank `layout.rank` of a world whose other ranks do not exist.
+
+    `in_step` takes each pass through all matrices before the next, also through those that nobody
+    shares: what a rank has to do where every matrix is cut.
+    """
 
     def __init__(
-        self, layout: ShardLayout, options: dict[str, Any], dtype: torch.dtype, device: torch.device
+        self,
+        layout: ShardLayout,
+        options: dict[str, Any],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        in_step: bool = False,
     ) -> None:
         size = max((piece.offset + piece.numel for piece in layout.fragments), default=1)
         self.flat, self.grad = (
@@ -34,6 +45,7 @@ class LoneRank:
         todo = tasks(0, self.flat, layout, fields, self.state, options)
         for index, task in enumerate(todo):
             task.index = index
+            task.whole = task.whole and not in_step
         like = self.flat.new_empty(0, dtype=torch.float32)
         self.plan = rule.plan(todo, [self.grad], like, alone=False)
 

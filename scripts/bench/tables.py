@@ -5,6 +5,7 @@ from typing import Any
 
 from scripts.bench.clock import spread
 from scripts.bench.contestants import ADAM_BYTES, ADAMW
+from scripts.bench.ranks import STREAMED
 from scripts.bench.targets import MODEL, Verdict, ratio, sharded_ratio, verdicts, zero_bytes
 
 MIB = 1 << 20
@@ -98,7 +99,10 @@ def _step_row(record: dict[str, Any], found: dict[str, Any]) -> tuple[str, ...]:
 def _sharded_section(record: dict[str, Any]) -> Iterator[str]:
     yield (
         "Each rank's own work, collectives apart. The ratio is that of the slowest rank's step, "
-        "times the ranks, to the unsharded step of the same round.\n"
+        "times the ranks, to the unsharded step of the same round. That step keeps a matrix in "
+        "cache from pass to pass, and so does a rank that holds it whole; where every matrix is "
+        "cut, each pass has to read all numbers again. What this alone costs, unsharded, is the "
+        f"row `{STREAMED}`.\n"
     )
     head = ("sharding", "ranks", "n", "ratio, median", "min", "quartiles")
     rows = []

@@ -6,9 +6,11 @@ from typing import Any
 
 from scripts.bench.clock import paired
 from scripts.bench.contestants import ADAM_BYTES, ADAMW
+from scripts.bench.ranks import SPLITS
 
 MODEL = "bert-large"  # what the targets are set for
 MAX_SHARDED, MAX_PEAK, MAX_COLLECTIVES = 1.10, 0.01, 0.003
+MOST_SHARDED = f"<= {MAX_SHARDED:.2f}"
 STATE = {"bfloat16": 0.253, "int8": 0.130, "sign": 0.02}  # of AdamW's
 NOT_MEASURED = "not measured"
 
@@ -88,15 +90,18 @@ def _judge(
 
 
 def _sharded(record: dict[str, Any]) -> list[Verdict]:
-    times = Verdict(6, "slowest rank's step x ranks / unsharded step", f"<= {MAX_SHARDED:.2f}")
+    times = {
+        split: Verdict(6, f"slowest rank's step x ranks / unsharded step, {split}", MOST_SHARDED)
+        for split in SPLITS
+    }
     sums = Verdict(7, "sums over the ranks per step; their bytes / ZeRO's", "2; <= 0.3 %")
     if not record["sharded"]:
-        return [times, sums]
-    worst = max((sharded_ratio(world) for world in record["sharded"]), key=lambda r: r["median"])
+        return [*times.values(), sums]
+    worst = {split: _worst(record, split) for split in SPLITS}
     shares = [world["collective_bytes"] / zero_bytes(record) for world in record["sharded"]]
     counts = {world["num_collectives"] for world in record["sharded"]}
     return [
-        _judge(times, worst, lambda value: value <= MAX_SHARDED),
+        *(_judge(times[split], worst[split], lambda v: v <= MAX_SHARDED) for split in SPLITS),
         Verdict(
             sums.number,
             sums.what,
@@ -105,6 +110,11 @@ def _sharded(record: dict[str, Any]) -> list[Verdict]:
             counts == {2} and max(shares) <= MAX_COLLECTIVES,
         ),
     ]
+
+
+def _worst(record: dict[str, Any], split: str) -> dict[str, float] | None:
+    found = [sharded_ratio(world) for world in record["sharded"] if world["split"] == split]
+    return max(found, key=lambda ratios: ratios["median"], default=None)
 
 
 def zero_bytes(record: dict[str, Any]) -> int:

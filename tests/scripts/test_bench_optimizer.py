@@ -14,7 +14,7 @@ from scripts import bench_optimizer
 from scripts.bench.clock import interleave, paired, spread
 from scripts.bench.contestants import ADAMW, Contestant, make_params
 from scripts.bench.memory import host_peak, prepare_process
-from scripts.bench.ranks import SPLITS, LoneRank, layouts
+from scripts.bench.ranks import SPLITS, STREAMED, LoneRank, layouts
 from scripts.bench.shapes import model_shapes
 from scripts.bench.tables import document
 from scripts.bench.targets import Verdict, verdicts
@@ -55,9 +55,10 @@ def test_a_run_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     num_counters = len(model_shapes("toy"))  # one `step` for each parameter
     assert found[ADAMW]["state_bytes"] == 8 * record["num_params"] + 4 * num_counters
     assert [(world["split"], world["world_size"]) for world in record["sharded"]] == [
-        (split, 2) for split in SPLITS
+        *((split, 2) for split in SPLITS),
+        (STREAMED, 1),
     ]
-    assert [len(world["ranks"]) for world in record["sharded"]] == [2, 2]
+    assert [len(world["ranks"]) for world in record["sharded"]] == [2, 2, 1]
     for number in range(1, 10):
         assert f"\n| {number} | " in printed
 
@@ -174,25 +175,28 @@ def record_of(**changes: object) -> dict:
 
 
 def test_targets_are_judged() -> None:
-    found = {(each.number, each.what.split()[-2]): each for each in verdicts(record_of())}
+    found = {
+        (each.number, each.what.split()[-1 - (each.number != 6)]): each
+        for each in verdicts(record_of())
+    }
     judged = {key: (each.measured, each.met) for key, each in found.items() if each.met is not None}
     assert judged == {
         (1, "AdamW,"): ("1.10 (1.10 to 1.10, n = 2)", True),
         (3, "CAME,"): ("12.50 (12.50 to 12.50, n = 1)", True),
         # The slowest rank is the one with the largest median, whatever one round did to another.
-        (6, "unsharded"): ("1.20 (1.20 to 1.20, n = 3)", False),
+        (6, "3"): ("1.20 (1.20 to 1.20, n = 3)", False),
         (7, "/"): ("2; 0.250 %", True),
         (8, "int8"): ("0.1375", False),
         (9, "of"): ("2.25 % (CAME cpu int8)", False),
     }
-    assert [each.number for each in found.values() if each.met is None] == [2, 4, 5, 8, 8]
+    assert [each.number for each in found.values() if each.met is None] == [2, 4, 5, 6, 8, 8]
 
 
 def test_what_no_run_measured_is_said_once() -> None:
     gpu = record_of(device="cuda", fused="gpu", contestants=[], sharded=[])
     printed = document([record_of(), gpu])
     assert [printed.count(f"\n| {number} | ") for number in (1, 4, 5, 8)] == [1, 1, 1, 3]
-    assert printed.count(Verdict(0, "", "").measured) == 5  # rows 2, 4, 5 and two of 8
+    assert printed.count(Verdict(0, "", "").measured) == 6  # rows 2, 4, 5, one of 6, two of 8
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to time")
