@@ -17,6 +17,7 @@ namespace dtype { enum : int64_t { DTYPE_CODES }; }
 namespace format { enum : int64_t { FORMAT_CODES }; }
 
 constexpr int64_t GRAIN = 1 << 15;  // numbers: fewer are not worth a second thread
+constexpr int64_t PORTIONS = 8;     // for each thread: what is smaller is not shared out
 constexpr int64_t AHEAD = 1024;     // numbers between what is fetched and what is worked on
 
 struct Table {  // as in came/kernels/cpu.py; `matrix` and `statistic` of matrices alone
@@ -87,8 +88,9 @@ template <class Work> void with_dtype(int64_t code, const Work& work) {
   code == dtype::bfloat16 ? work(Bfloat16()) : work(float());
 }
 
-// Calls `work(owner, threads)`: small parameters side by side, large ones with all threads, in this
-// order or BACKWARD, to begin with what the pass before has left in the cache.
+// Calls `work(owner, threads)`: side by side those that are small beside the whole work, so that no
+// thread waits at the end; the others one after the other with all threads.  In this order, or
+// BACKWARD, to begin with what the pass before has left in the cache.
 template <bool BACKWARD = false, class Work>
 void each_owner(const Table& table, int64_t first, int64_t last, int64_t threads,
                 const Work& work) {
@@ -98,15 +100,17 @@ void each_owner(const Table& table, int64_t first, int64_t last, int64_t threads
       found += table.box[i * box::WIDTH + box::rows] * table.box[i * box::WIDTH + box::cols];
     return found;
   };
-  int64_t small = 0;
-  for (int64_t owner = first; owner < last; ++owner)
-    if (numbers(owner) < GRAIN) small += numbers(owner);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (small >= GRAIN)
-  for (int64_t owner = first; owner < last; ++owner)
-    if (numbers(owner) < GRAIN) work(owner, 1);
+  int64_t total = 0;
+  for (int64_t owner = first; owner < last; ++owner) total += numbers(owner);
+  const int64_t small = std::max(GRAIN, total / (threads * PORTIONS));
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (total >= GRAIN)
   for (int64_t i = first; i < last; ++i) {
     const int64_t owner = BACKWARD ? first + last - 1 - i : i;
-    if (numbers(owner) >= GRAIN) work(owner, threads);
+    if (numbers(owner) < small) work(owner, 1);
+  }
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t owner = BACKWARD ? first + last - 1 - i : i;
+    if (numbers(owner) >= small) work(owner, threads);
   }
 }
 
