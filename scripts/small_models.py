@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from trainers.config import Config
-from trainers.data.batches import MaskedLMBatches
+from trainers.data.masked import MaskedLMBatches
 from trainers.data.prepare import Prepared
 from trainers.data.random_access import Purpose, permute
 from trainers.data.store import Store
@@ -48,9 +48,7 @@ def bert(config: Config, data: Prepared) -> Learner:
         }
 
     def loss(batch: dict[str, Tensor]) -> tuple[Tensor, int]:
-        sums = module(batch)
-        # The unused head adds a zero that gives each of its parameters a gradient.
-        return sums.mlm_loss + sums.nsp_loss, int((batch["masked_labels"] >= 0).sum())
+        return module(batch).loss["mlm"], int((batch["masked_labels"] >= 0).sum())
 
     return Learner(module, batches(data.train, seed), batches(data.heldout, HELDOUT_SEED), loss)
 

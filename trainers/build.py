@@ -13,11 +13,13 @@ from trainers.objectives.masked_lm import MaskedLM
 
 
 def build_module(config: Config, data: Splits) -> nn.Module:
-    """The model inside its objective, in float32."""
-    model = build_bert(config.model, data.vocab_size, data.pad_id, config.run.seed)
-    if config.model.unigram_bias:
-        set_unigram_bias(model, data.token_counts)
-    return MaskedLM(model)
+    """The model inside its objective, in float32: `forward` takes a batch and gives `Sums`."""
+    match config.objective.name:
+        case "masked_lm":
+            model = build_bert(config.model, data.vocab_size, data.pad_id, config.run.seed)
+            if config.model.unigram_bias:
+                set_unigram_bias(model, data.token_counts)
+            return MaskedLM(model)
 
 
 def build_optimizer(

@@ -32,12 +32,14 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
+    """The keys of all objectives; those that the chosen one does not read are None."""
+
     name: Literal["masked_lm"]
     sequence_length: int  # tokens, special ones included
-    mask_fraction: float  # of the tokens that are not special
-    max_predictions: int  # masked tokens per sequence, at most
-    next_sentence: bool
-    short_fraction: float  # of the samples that are cut shorter than they need be
+    mask_fraction: float | None = None  # masked_lm: of the tokens that are not special
+    max_predictions: int | None = None  # masked_lm: masked tokens per sequence, at most
+    next_sentence: bool | None = None  # masked_lm
+    short_fraction: float | None = None  # masked_lm: of the samples that are cut shorter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from trainers.config import Config
 from trainers.deepspeed_keys import problems_of_block
+from trainers.objective_keys import problems_of_objective
 
 # key: (lowest, highest, the ends themselves are allowed)
 INF = float("inf")
@@ -52,6 +53,7 @@ def problems_of(config: Config, world_size: int) -> list[str]:
     return [
         *_limits(config),
         *_model(config),
+        *problems_of_objective(config),
         *_batch(config, world_size),
         *_optimizer(config),
         *_logging(config),
@@ -64,6 +66,8 @@ def problems_of(config: Config, world_size: int) -> list[str]:
 def _limits(config: Config) -> Iterator[str]:
     for key, (low, high, closed) in LIMITS.items():
         value = attrgetter(key)(config)
+        if value is None:  # a key of something that was not chosen
+            continue
         inside = low <= value <= high if closed else low < value < high
         if not inside:
             yield f"{key} must be {_range(low, high, closed)}, not {value}"
@@ -85,11 +89,6 @@ def _model(config: Config) -> Iterator[str]:
         yield (
             f"objective.sequence_length={objective.sequence_length} is longer than the model's "
             f"positions: shorten it, or set model.max_positions (now {model.max_positions})"
-        )
-    if objective.max_predictions > objective.sequence_length:
-        yield (
-            f"objective.max_predictions={objective.max_predictions} is more than the "
-            f"objective.sequence_length={objective.sequence_length} tokens of a sequence"
         )
 
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.config import Config
-from trainers.data.batches import MaskedLMBatches
+from trainers.data.batches import Batches
+from trainers.data.masked import MaskedLMBatches
 from trainers.data.prepare import Prepared, prepare
 from trainers.data.tokenizer import fingerprint
 from trainers.errors import DataError
@@ -19,8 +20,8 @@ HELDOUT_SEED = 0  # the same held-out masks and pairs in every run, so that runs
 class Splits:
     """What is learned from and judged by; the fingerprints name text and tokenizer."""
 
-    train: MaskedLMBatches
-    heldout: MaskedLMBatches
+    train: Batches
+    heldout: Batches
     vocab_size: int
     pad_id: int
     fingerprint: str
@@ -56,7 +57,9 @@ def open_splits(config: Config) -> Splits:
     )
 
 
-def _batches(config: Config, prepared: Prepared, part: str, seed: int) -> MaskedLMBatches:
+def _batches(config: Config, prepared: Prepared, part: str, seed: int) -> Batches:
     vocab_size = prepared.tokenizer.get_vocab_size()
     store = getattr(prepared, part)
-    return MaskedLMBatches(store, prepared.special, vocab_size, config.objective, seed)
+    match config.objective.name:
+        case "masked_lm":
+            return MaskedLMBatches(store, prepared.special, vocab_size, config.objective, seed)

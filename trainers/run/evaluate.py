@@ -1,25 +1,23 @@
 """Held-out loss and accuracy: the same samples, masks and pairs every time."""
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.data.batches import MaskedLMBatches
+from trainers.data.batches import Batches, token_labels
 from trainers.run.distributed import World
 
 
 class Evaluator:
     """The first `samples` held-out samples, shared out over the ranks."""
 
-    def __init__(
-        self, batches: MaskedLMBatches, samples: int, micro_size: int, world: World
-    ) -> None:
+    def __init__(self, batches: Batches, samples: int, micro_size: int, world: World) -> None:
         self._batches, self._world = batches, world
         positions = np.arange(min(samples, batches.num_samples))
-        self._num_samples = len(positions)
-        self._num_masked = batches.num_masked(positions)
+        self._num_labels = batches.num_labels(positions)
         # Each rank takes the same number of turns: under ZeRO 3 a forward is a collective.
         stride = micro_size * world.world_size
         first = world.rank * micro_size
@@ -27,18 +25,16 @@ class Evaluator:
             positions[start + first : start + first + micro_size]
             for start in range(0, len(positions), stride)
         ]
-        batch = batches.batch(positions)
-        self._has_pairs = "next_sentence_label" in batch
-        labels = batch["masked_labels"]
-        self._commonest = int(np.bincount(labels[labels >= 0]).max())
+        self._commonest = int(np.bincount(token_labels(batches.batch(positions))).max())
 
     def __call__(self, engine: Any) -> dict[str, float]:
         """Metrics by name; every rank must call it, all get the same.
 
-        `eval/commonest_token_accuracy` is that of guessing the commonest held-out label always.
+        `eval/perplexity` is that of a token, and `eval/commonest_token_accuracy` that of guessing
+        the commonest held-out label always.
         """
         engine.eval()
-        total = torch.zeros(4, device=self._world.device)
+        total = torch.zeros(2 * len(self._num_labels), device=self._world.device)
         with torch.no_grad():
             for positions in self._turns:
                 idle = len(positions) == 0  # takes part with a sample that does not count
@@ -47,16 +43,26 @@ class Evaluator:
                 )
                 total += engine(batch).stack() * (0 if idle else 1)
         engine.train()
-        mlm_loss, mlm_correct, nsp_loss, nsp_correct = self._world.sum(total).tolist()
-        values = {
-            "eval/loss": mlm_loss / self._num_masked + nsp_loss / self._num_samples,
-            "eval/mlm_loss": mlm_loss / self._num_masked,
-            "eval/mlm_accuracy": mlm_correct / self._num_masked,
-            "eval/commonest_token_accuracy": self._commonest / self._num_masked,
-        }
-        if self._has_pairs:
-            values["eval/nsp_accuracy"] = nsp_correct / self._num_samples
+        return self._metrics(self._world.sum(total).tolist())
+
+    def _metrics(self, sums: list[float]) -> dict[str, float]:
+        tokens, *_ = self._num_labels  # the task whose labels are tokens
+        losses, correct = sums[: len(sums) // 2], sums[len(sums) // 2 :]
+        values = {"eval/loss": 0.0}
+        for (task, number), loss, right in zip(
+            self._num_labels.items(), losses, correct, strict=True
+        ):
+            values["eval/loss"] += loss / number
+            values[f"eval/{task}_loss"] = loss / number
+            values[f"eval/{task}_accuracy"] = right / number
+        values["eval/perplexity"] = perplexity(values[f"eval/{tokens}_loss"])
+        values["eval/commonest_token_accuracy"] = self._commonest / self._num_labels[tokens]
         return values
+
+
+def perplexity(loss: float) -> float:
+    """The number of equally likely choices that cost `loss` nats."""
+    return math.exp(loss) if loss < 700 else math.inf  # beyond, a float has no room
 
 
 def to_device(batch: dict[str, np.ndarray[Any, Any]], world: World) -> dict[str, Tensor]:

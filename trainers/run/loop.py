@@ -110,10 +110,10 @@ def train_step(
 ) -> Tensor:
     """Learn from the samples at `positions`; returns this rank's share of the loss, on the device.
 
-    The loss is the mean over all masked words of the global batch, plus that over its pairs.
+    The loss is the mean over the labels of the global batch, a mean for each task.
     """
     num_micro = num_micro_batches(config, world.world_size)
-    num_masked = data.train.num_masked(positions)
+    num_labels = data.train.num_labels(positions)
     for group in engine.basic_optimizer.param_groups:
         group["lr"] = rate
     # Dropout is a function of (seed, step, rank): a resumed run needs no saved random state.
@@ -121,8 +121,7 @@ def train_step(
     torch.manual_seed(int(name[0]) >> 1)
     loss = torch.zeros((), device=world.device)
     for rows in micro_batches(positions, config.batch.micro_size, world, num_micro):
-        sums = engine(to_device(data.train.batch(rows), world))
-        share = sums.mlm_loss / num_masked + sums.nsp_loss / len(positions)
+        share = engine(to_device(data.train.batch(rows), world)).share(num_labels)
         # DeepSpeed averages over micro batches and ranks; our shares are to be added.
         engine.backward(share * (num_micro * world.world_size))
         engine.step()

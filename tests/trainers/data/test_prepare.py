@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.trainers.data.corpus import data_config, objective_config, write_text
-from trainers.data.batches import IGNORED_LABEL, MaskedLMBatches
+from trainers.data.batches import IGNORED_LABEL
+from trainers.data.masked import MaskedLMBatches
 from trainers.data.prepare import prepare
 from trainers.errors import ConfigError, DataError, StorageError
 
@@ -209,7 +210,7 @@ def test_wikipedia_with_the_published_vocabulary(tmp_path):
     )
     batch = batches.batch(np.arange(1000))
     used = (batch["masked_labels"] != IGNORED_LABEL).sum()
-    assert used == batches.num_masked(np.arange(1000))
+    assert used == batches.num_labels(np.arange(1000))["mlm"]
 
 
 def test_a_vocabulary_of_another_language_is_refused(tmp_path, text):

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.trainers.data.corpus import SPECIAL, VOCAB_SIZE, objective_config, random_store
 from trainers.config import ModelConfig
-from trainers.data.batches import MaskedLMBatches
+from trainers.data.masked import MaskedLMBatches
 from trainers.models import build_bert
 from trainers.objectives.masked_lm import MaskedLM
 
@@ -48,22 +48,22 @@ def test_sums_are_those_of_the_full_vocabulary_head(tmp_path) -> None:
     wanted = cross_entropy(
         output.prediction_logits.flatten(0, 1), labels.flatten(), reduction="sum"
     )
-    torch.testing.assert_close(sums.mlm_loss, wanted)
+    torch.testing.assert_close(sums.loss["mlm"], wanted)
     correct = (output.prediction_logits.argmax(-1) == labels).sum()
-    assert sums.mlm_correct == correct
+    assert sums.correct["mlm"] == correct
     nsp = cross_entropy(
         output.seq_relationship_logits, batch["next_sentence_label"], reduction="sum"
     )
-    torch.testing.assert_close(sums.nsp_loss, nsp)
-    assert 0 <= sums.nsp_correct <= 6
+    torch.testing.assert_close(sums.loss["nsp"], nsp)
+    assert 0 <= sums.correct["nsp"] <= 6
 
 
 def test_without_pairs_every_parameter_still_gets_a_gradient(tmp_path) -> None:
     batch = make_batch(tmp_path, next_sentence=False)
     objective = MaskedLM(build_bert(MODEL, VOCAB_SIZE, SPECIAL.pad, seed=1))
     sums = objective(batch)
-    (sums.mlm_loss + sums.nsp_loss).backward()
-    assert sums.nsp_loss == 0
+    assert sums.loss.keys() == sums.correct.keys() == {"mlm"}
+    sums.loss["mlm"].backward()
     assert all(param.grad is not None for param in objective.parameters())
 
 

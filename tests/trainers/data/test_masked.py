@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from tests.trainers.data.corpus import SPECIAL, VOCAB_SIZE, objective_config, random_store
-from trainers.data.batches import IGNORED_LABEL, MaskedLMBatches
+from trainers.data.batches import IGNORED_LABEL
+from trainers.data.masked import MaskedLMBatches
 from trainers.data.tokenizer import SpecialIds
 from trainers.errors import DataError
 
@@ -108,7 +109,8 @@ def test_masks_are_counted_beforehand_and_lie_in_the_text(batches):
     positions = np.arange(500)
     batch = batches.batch(positions)
     used = batch["masked_labels"] != IGNORED_LABEL
-    assert batches.num_masked(positions) == used.sum()
+    assert batches.num_labels(positions)["mlm"] == used.sum()
+    assert batches.num_tokens(positions) == batch["attention_mask"].sum()
     segments = 3 if "next_sentence_label" in batch else 2
     text = batch["attention_mask"].sum(axis=1) - segments
     expected = np.clip([round(0.15 * int(n)) for n in text], 1, PREDICTIONS)
@@ -176,7 +178,7 @@ def test_more_predictions_than_positions(store):
     batch = batches.batch(np.arange(100))
     assert batch["masked_labels"].shape == (100, 100)
     used = (batch["masked_labels"] != IGNORED_LABEL).sum()
-    assert used == batches.num_masked(np.arange(100))
+    assert used == batches.num_labels(np.arange(100))["mlm"]
     assert used / (batch["attention_mask"].sum() - 300) == pytest.approx(0.9, abs=0.01)
 
 

@@ -1,0 +1,35 @@
+"""Which keys each objective reads, and which models can be asked it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from trainers.config import Config
+
+_OF_ALL = {"name", "sequence_length"}
+KEYS = {"masked_lm": {"mask_fraction", "max_predictions", "next_sentence", "short_fraction"}}
+FAMILIES = {"masked_lm": ("bert",)}
+
+
+def problems_of_objective(config: Config) -> Iterator[str]:
+    """Keys of another objective, keys that are missing, and a model that cannot be asked it."""
+    objective, family = config.objective, config.model.family
+    wanted = KEYS[objective.name]
+    for key, value in asdict(objective).items():
+        if key in wanted and value is None:
+            yield f"objective.{key} is null: {objective.name} needs a value"
+        if key not in wanted | _OF_ALL and value is not None:
+            owners = " and ".join(name for name, keys in KEYS.items() if key in keys)
+            yield f"objective.{key}={value}: {objective.name} does not read it, it is {owners}'s"
+    if family not in FAMILIES[objective.name]:
+        yield (
+            f"objective={objective.name} asks a model of family "
+            f"{' or '.join(FAMILIES[objective.name])}, and model={config.model.name} is {family}"
+        )
+    predictions, length = objective.max_predictions, objective.sequence_length
+    if predictions is not None and predictions > length:
+        yield (
+            f"objective.max_predictions={predictions} is more than the "
+            f"objective.sequence_length={length} tokens of a sequence"
+        )
