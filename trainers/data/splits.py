@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from trainers.config import Config
 from trainers.data.batches import Batches
+from trainers.data.causal import CausalBatches
 from trainers.data.masked import MaskedLMBatches
 from trainers.data.prepare import Prepared, prepare
-from trainers.data.tokenizer import fingerprint
+from trainers.data.tokenizer import SpecialIds, fingerprint
 from trainers.errors import DataError
 
 COUNTED_TOKENS = 2**24  # enough for frequencies, and read in a moment
@@ -23,7 +24,7 @@ class Splits:
     train: Batches
     heldout: Batches
     vocab_size: int
-    pad_id: int
+    special: SpecialIds
     fingerprint: str
     tokenizer_fingerprint: str
     token_counts: NDArray[np.int64]  # of each entry of the vocabulary, in the head of the data
@@ -48,7 +49,7 @@ def open_splits(config: Config) -> Splits:
         train,
         heldout,
         prepared.tokenizer.get_vocab_size(),
-        prepared.special.pad,
+        prepared.special,
         prepared.fingerprint,
         fingerprint(prepared.tokenizer),
         np.bincount(
@@ -63,3 +64,6 @@ def _batches(config: Config, prepared: Prepared, part: str, seed: int) -> Batche
     match config.objective.name:
         case "masked_lm":
             return MaskedLMBatches(store, prepared.special, vocab_size, config.objective, seed)
+        case "causal_lm":
+            eos = prepared.special.eos or prepared.special.sep
+            return CausalBatches(store, eos, config.objective, seed)
