@@ -24,7 +24,7 @@ class CausalBatches:
     """
 
     def __init__(self, store: Store, eos: int, objective: ObjectiveConfig, seed: int) -> None:
-        self._store, self._eos, self._seed = store, eos, seed
+        self._store, self.eos, self._seed = store, eos, seed
         self._length, self._is_masked = objective.sequence_length, bool(objective.document_mask)
         # Where each document begins in the stream: with the eos before it, one for each so far.
         tokens = store.sentence_starts[store.document_starts]
@@ -52,7 +52,7 @@ class CausalBatches:
         # Before a token stand as many eos as documents have begun, its own included.
         source = places - document - 1
         stream = np.take(self._store.tokens, source, mode="clip").astype(np.int64)
-        stream[offset == 0] = self._eos
+        stream[offset == 0] = self.eos
         batch = {"input_ids": stream[:, :-1], "labels": stream[:, 1:]}
         if self._is_masked:
             batch["position_ids"] = np.minimum(offset, places - first)[:, :-1]

@@ -1,9 +1,11 @@
 """What a run learns from and is judged by, ready to be asked for batches."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from trainers.config import Config
 from trainers.data.batches import Batches
@@ -11,6 +13,7 @@ from trainers.data.causal import CausalBatches
 from trainers.data.masked import MaskedLMBatches
 from trainers.data.prepare import Prepared, prepare
 from trainers.data.tokenizer import SpecialIds, fingerprint
+from trainers.data.words import num_words
 from trainers.errors import DataError
 
 COUNTED_TOKENS = 2**24  # enough for frequencies, and read in a moment
@@ -23,11 +26,22 @@ class Splits:
 
     train: Batches
     heldout: Batches
-    vocab_size: int
+    tokenizer: Tokenizer
     special: SpecialIds
     fingerprint: str
     tokenizer_fingerprint: str
     token_counts: NDArray[np.int64]  # of each entry of the vocabulary, in the head of the data
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the vocabulary, special tokens included."""
+        return self.tokenizer.get_vocab_size()
+
+    def num_words(self, batch: Mapping[str, NDArray[np.int64]]) -> int | None:
+        """How many words the labels of a batch spell; None where the labels are no running text."""
+        if not isinstance(self.heldout, CausalBatches):
+            return None
+        return num_words(self.tokenizer, self.heldout.eos, batch)
 
 
 def open_splits(config: Config) -> Splits:
@@ -48,7 +62,7 @@ def open_splits(config: Config) -> Splits:
     return Splits(
         train,
         heldout,
-        prepared.tokenizer.get_vocab_size(),
+        prepared.tokenizer,
         prepared.special,
         prepared.fingerprint,
         fingerprint(prepared.tokenizer),
