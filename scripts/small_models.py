@@ -15,7 +15,7 @@ from trainers.data.masked import MaskedLMBatches
 from trainers.data.prepare import Prepared
 from trainers.data.random_access import Purpose, permute
 from trainers.data.store import Store
-from trainers.models import build_bert, set_unigram_bias
+from trainers.models import build_model, set_unigram_bias
 from trainers.objectives.masked_lm import MaskedLM
 
 HELDOUT_SEED = 0  # the same held-out sequences and masks in every run
@@ -37,7 +37,7 @@ class Learner:
 def bert(config: Config, data: Prepared) -> Learner:
     """BERT with masked words alone, its head starting at the frequencies of words."""
     seed, vocab_size = config.run.seed, data.tokenizer.get_vocab_size()
-    network = build_bert(config.model, vocab_size, data.special.pad, seed)
+    network = build_model(config.model, vocab_size, data.special, seed)
     set_unigram_bias(network, np.bincount(data.train.tokens, minlength=vocab_size))
     module = MaskedLM(network)
 

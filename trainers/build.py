@@ -8,18 +8,21 @@ from torch import nn
 from came import CAME, LAMB, SM3, Adafactor
 from trainers.config import Config, OptimizerConfig, RuntimeConfig
 from trainers.data.splits import Splits
-from trainers.models import build_bert, set_unigram_bias
+from trainers.models import build_model, set_unigram_bias
+from trainers.objectives.causal_lm import CausalLM
 from trainers.objectives.masked_lm import MaskedLM
 
 
 def build_module(config: Config, data: Splits) -> nn.Module:
     """The model inside its objective, in float32: `forward` takes a batch and gives `Sums`."""
+    model = build_model(config.model, data.vocab_size, data.special, config.run.seed)
     match config.objective.name:
         case "masked_lm":
-            model = build_bert(config.model, data.vocab_size, data.pad_id, config.run.seed)
             if config.model.unigram_bias:
                 set_unigram_bias(model, data.token_counts)
             return MaskedLM(model)
+        case "causal_lm":
+            return CausalLM(model)
 
 
 def build_optimizer(

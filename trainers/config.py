@@ -19,14 +19,18 @@ class RunConfig:
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     name: str
-    family: Literal["bert"]
+    family: Literal["bert", "gpt2", "llama"]
     layers: int
     hidden: int
     heads: int
     intermediate: int
     max_positions: int
     dropout: float
-    unigram_bias: bool  # the head starts at the words' frequencies in the data, not at equal odds
+    unigram_bias: bool = (
+        False  # bert: the head starts at the words' frequencies in the data, not at equal odds
+    )
+    kv_heads: int | None = None  # llama: heads of keys and values, each for some of the queries
+    rope_theta: float | None = None  # llama: the longest wavelength of a position, over 2 pi
     vocab_multiple: int = 8  # the vocabulary is padded up to this multiple: faster matmuls
 
 
@@ -34,12 +38,13 @@ class ModelConfig:
 class ObjectiveConfig:
     """The keys of all objectives; those that the chosen one does not read are None."""
 
-    name: Literal["masked_lm"]
+    name: Literal["masked_lm", "causal_lm"]
     sequence_length: int  # tokens, special ones included
     mask_fraction: float | None = None  # masked_lm: of the tokens that are not special
     max_predictions: int | None = None  # masked_lm: masked tokens per sequence, at most
     next_sentence: bool | None = None  # masked_lm
     short_fraction: float | None = None  # masked_lm: of the samples that are cut shorter
+    document_mask: bool | None = None  # causal_lm: no token sees another document
 
 
 @dataclass(frozen=True, kw_only=True)

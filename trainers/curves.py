@@ -14,6 +14,13 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 Row = dict[str, Any]
 
 BLUE, ORANGE, GREEN, VIOLET = "#2f6db5", "#d9622b", "#2c8a5b", "#7a5aa6"
+# What an accuracy is of: the one of these that a run has measured.
+GUESSED = {
+    "eval/mlm_accuracy": "masked words guessed right",
+    "eval/lm_accuracy": "next tokens guessed right",
+    "eval/span_accuracy": "tokens of spans guessed right",
+}
+
 INK, MIDDLE, PALE = "#22262d", "#7b828d", "#e6e9ed"
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -82,6 +89,11 @@ class Series:
         return Series(self.steps, (sums[last + 1] - sums[first]) / (last + 1 - first))
 
 
+def guessed(rows: Sequence[Row]) -> str:
+    """The accuracy that a run has measured, by name; the first that there is if it has none."""
+    return next((name for name in GUESSED if Series.of(rows, name)), next(iter(GUESSED)))
+
+
 def draw(rows: Sequence[Row], title: str, subtitle: str = "") -> Figure:
     """Loss and accuracy above, learning rate and speed below, over the steps."""
     with rc_context(_STYLE):
@@ -103,13 +115,16 @@ def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
     if training := Series.of(rows, "train/loss"):
         _draw_smooth(axes, training, BLUE, f"training  {training.smooth().last:.2f}")
     if held_out := Series.of(rows, "eval/loss"):
-        _draw_line(axes, held_out, ORANGE, f"held out  {held_out.last:.2f}")
+        perplexity = Series.of(rows, "eval/perplexity")
+        words = f"  (perplexity {perplexity.last:,.1f})" if perplexity else ""
+        _draw_line(axes, held_out, ORANGE, f"held out  {held_out.last:.2f}{words}")
     _legend(axes, "upper right")
 
 
 def _draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
-    axes.set_title("Masked words guessed right, held out")
-    if accuracy := Series.of(rows, "eval/mlm_accuracy"):
+    name = guessed(rows)
+    axes.set_title(f"{GUESSED[name].capitalize()}, held out")
+    if accuracy := Series.of(rows, name):
         _draw_line(axes, accuracy, GREEN, f"model  {accuracy.last:.1%}")
     if commonest := Series.of(rows, "eval/commonest_token_accuracy"):
         label = f"always the commonest token  {commonest.last:.1%}"

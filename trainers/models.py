@@ -1,22 +1,55 @@
 """Models by configuration, from transformers, with random weights."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import BertConfig, BertForPreTraining
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from trainers.config import ModelConfig
+from trainers.data.tokenizer import SpecialIds
+
+CLASSES: dict[str, type[PreTrainedModel]] = {
+    "bert": BertForPreTraining,
+    "gpt2": GPT2LMHeadModel,
+    "llama": LlamaForCausalLM,
+}
 
 
-def build_bert(config: ModelConfig, vocab_size: int, pad_id: int, seed: int) -> BertForPreTraining:
-    """BERT with both heads, the output embedding tied to the input.
+def build_model(
+    config: ModelConfig, vocab_size: int, special: SpecialIds, seed: int
+) -> PreTrainedModel:
+    """A model with its head, whose weight is that of the input embedding.
 
-    The vocabulary is padded to a multiple of `config.vocab_multiple`.  The weights depend on `seed`
+    The vocabulary is padded to a multiple of `config.vocab_multiple`. The weights depend on `seed`
     alone: the same on every rank.
     """
-    padded = -(-vocab_size // config.vocab_multiple) * config.vocab_multiple
-    settings = BertConfig(
-        vocab_size=padded,
+    common = {
+        "vocab_size": -(-vocab_size // config.vocab_multiple) * config.vocab_multiple,
+        # Padding that is the end of a text as well would be an embedding that never learns.
+        "pad_token_id": None if special.pad == special.eos else special.pad,
+        "bos_token_id": special.eos,
+        "eos_token_id": special.eos,
+        "tie_word_embeddings": True,
+        "attn_implementation": "sdpa",
+    }
+    settings = {"bert": _bert, "gpt2": _gpt2, "llama": _llama}[config.family](config, common)
+    torch.manual_seed(seed)
+    return CLASSES[config.family](settings)
+
+
+def _bert(config: ModelConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    return BertConfig(
         hidden_size=config.hidden,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
@@ -24,11 +57,37 @@ def build_bert(config: ModelConfig, vocab_size: int, pad_id: int, seed: int) -> 
         max_position_embeddings=config.max_positions,
         hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,
-        pad_token_id=pad_id,
-        attn_implementation="sdpa",
+        **common,
     )
-    torch.manual_seed(seed)
-    return BertForPreTraining(settings)
+
+
+def _gpt2(config: ModelConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    return GPT2Config(
+        n_embd=config.hidden,
+        n_layer=config.layers,
+        n_head=config.heads,
+        n_inner=config.intermediate,
+        n_positions=config.max_positions,
+        resid_pdrop=config.dropout,
+        embd_pdrop=config.dropout,
+        attn_pdrop=config.dropout,
+        **common,
+    )
+
+
+def _llama(config: ModelConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    return LlamaConfig(
+        hidden_size=config.hidden,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        intermediate_size=config.intermediate,
+        max_position_embeddings=config.max_positions,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        rms_norm_eps=1e-5,
+        attention_dropout=config.dropout,
+        **common,
+    )
 
 
 @torch.no_grad()

@@ -8,8 +8,11 @@ from dataclasses import asdict
 from trainers.config import Config
 
 _OF_ALL = {"name", "sequence_length"}
-KEYS = {"masked_lm": {"mask_fraction", "max_predictions", "next_sentence", "short_fraction"}}
-FAMILIES = {"masked_lm": ("bert",)}
+KEYS = {
+    "masked_lm": {"mask_fraction", "max_predictions", "next_sentence", "short_fraction"},
+    "causal_lm": {"document_mask"},
+}
+FAMILIES = {"masked_lm": ("bert",), "causal_lm": ("gpt2", "llama")}
 
 
 def problems_of_objective(config: Config) -> Iterator[str]:

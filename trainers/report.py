@@ -11,7 +11,7 @@ import yaml
 from matplotlib.ticker import EngFormatter
 
 from trainers import durable
-from trainers.curves import Row, Series, draw
+from trainers.curves import GUESSED, Row, Series, draw, guessed
 from trainers.errors import DataError, RunError, StorageError
 from trainers.run import metrics
 from trainers.run.folder import read_starts
@@ -70,7 +70,9 @@ def results(rows: Sequence[Row]) -> dict[str, str]:
         "tokens": ("tokens", "{:,.0f}"),
         "samples": ("samples", "{:,.0f}"),
         "eval/loss": ("held-out loss", "{:.4f}"),
-        "eval/mlm_accuracy": ("masked words guessed right", "{:.2%}"),
+        "eval/perplexity": ("perplexity of a token", "{:,.2f}"),
+        "eval/word_perplexity": ("perplexity of a word", "{:,.2f}"),
+        **{name: (words, "{:.2%}") for name, words in GUESSED.items()},
         "eval/commonest_token_accuracy": ("always the commonest token", "{:.2%}"),
         "eval/nsp_accuracy": ("next sentence told right", "{:.2%}"),
     }
@@ -80,7 +82,7 @@ def results(rows: Sequence[Row]) -> dict[str, str]:
             found[words] = form.format(series.last)
     if training := Series.of(rows, "train/loss"):
         found["training loss, end of the smoothed curve"] = f"{training.smooth().last:.4f}"
-    accuracy = Series.of(rows, "eval/mlm_accuracy")
+    accuracy = Series.of(rows, guessed(rows))
     commonest = Series.of(rows, "eval/commonest_token_accuracy")
     if accuracy and commonest and commonest.last > 0:
         found["times the commonest token"] = f"{accuracy.last / commonest.last:.2f}"

@@ -17,6 +17,8 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "model.hidden": (1, INF, True),
     "model.heads": (1, INF, True),
     "model.intermediate": (1, INF, True),
+    "model.kv_heads": (1, INF, True),
+    "model.rope_theta": (1, INF, False),
     "model.max_positions": (1, INF, True),
     "model.vocab_multiple": (1, INF, True),
     "objective.sequence_length": (8, INF, True),
@@ -85,6 +87,14 @@ def _model(config: Config) -> Iterator[str]:
     model, objective = config.model, config.objective
     if model.heads > 0 and model.hidden % model.heads:
         yield f"model.hidden={model.hidden} is not divisible by model.heads={model.heads}"
+    for key in ("kv_heads", "rope_theta"):
+        if (getattr(model, key) is None) == (model.family == "llama"):
+            given = "null" if getattr(model, key) is None else "given"
+            yield f"model.{key} is {given}: it is llama's, and model.family={model.family}"
+    if model.kv_heads and model.heads % model.kv_heads:
+        yield f"model.heads={model.heads} is not divisible by model.kv_heads={model.kv_heads}"
+    if model.unigram_bias and model.family != "bert":
+        yield f"model.unigram_bias=true: the head of {model.family} has no bias to start from"
     if objective.sequence_length > model.max_positions:
         yield (
             f"objective.sequence_length={objective.sequence_length} is longer than the model's "

@@ -16,6 +16,13 @@ from trainers.validate import LIMITS, problems_of
 
 EXPERIMENTS = choices()["experiment"]
 NEEDED = {"bert_large_32k": ["data.path=text"]}  # what a recipe leaves to the person
+FITTING = {  # a recipe whose other parts fit a model or an objective
+    "gpt2": ["experiment=quickstart_gpt2"],
+    "gpt3": ["experiment=quickstart_gpt2"],
+    "llama": ["experiment=quickstart_llama"],
+    "causal": ["experiment=quickstart_gpt2"],
+    "text": ["data.path=text"],
+}
 
 
 def problems(*words: str, world_size: int = 2) -> list[str]:
@@ -49,7 +56,7 @@ def test_an_experiment_begins_with_the_command_that_runs_it(experiment):
     ("group", "name"), [(group, name) for group, names in choices().items() for name in names]
 )
 def test_every_file_of_the_tree_can_be_chosen(group, name):
-    needed = NEEDED.get(name, []) + (["data.path=text"] if name == "text" else [])
+    needed = NEEDED.get(name, []) + FITTING.get(name.partition("_")[0], [])
     config = compose([f"{group}={name}", *needed], 2)
     chosen = getattr(config, group)
     assert (chosen if group == "experiment" else chosen.name) == name

@@ -1,14 +1,19 @@
 """Models as they come out of the configuration."""
 
 import numpy as np
+import pytest
 import torch
+import yaml
 
+from tests.trainers.data.corpus import SPECIAL
 from tests.trainers.objectives.test_masked_lm import MODEL
-from trainers.models import build_bert, set_unigram_bias
+from trainers.compose import CONFIGS
+from trainers.config import ModelConfig
+from trainers.models import build_model, set_unigram_bias
 
 
 def test_the_head_starts_with_the_frequencies_of_words() -> None:
-    model = build_bert(MODEL, vocab_size=5, pad_id=0, seed=0)
+    model = build_model(MODEL, vocab_size=5, special=SPECIAL, seed=0)
     set_unigram_bias(model, np.array([0, 10, 20, 30, 40]))
     head = model.cls.predictions
     assert head.decoder.bias is head.bias
@@ -20,3 +25,30 @@ def test_the_head_starts_with_the_frequencies_of_words() -> None:
         probabilities[1:5] / probabilities[1:5].sum(), torch.tensor([0.1, 0.2, 0.3, 0.4])
     )
     assert (probabilities[[0, 5, 6, 7]] < 0.011).all()
+
+
+SIZES = {  # parameters in millions, and the entries of the published vocabulary
+    "bert_mini": (11.27, 30522),
+    "bert_base": (110, 30522),
+    "bert_large": (336, 30522),
+    "bert_4b": (3870, 30522),
+    "gpt2_small": (124.4, 50257),
+    "gpt2_medium": (354.8, 50257),
+    "gpt2_large": (774.0, 50257),
+    "gpt2_xl": (1557.6, 50257),
+    "gpt3_125m": (125.2, 50257),
+    "gpt3_350m": (355.9, 50257),
+    "gpt3_1_3b": (1315.7, 50257),
+    "llama_1b": (1235.8, 128256),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_sizes(name: str) -> None:
+    millions, vocab_size = SIZES[name]
+    config = ModelConfig(**yaml.safe_load((CONFIGS / "model" / f"{name}.yaml").read_text()))
+    with torch.device("meta"):
+        model = build_model(config, vocab_size, SPECIAL, seed=0)
+    found = sum(param.numel() for param in model.parameters()) / 1e6
+    assert found == pytest.approx(millions, rel=0.002)
+    assert model.config._attn_implementation == "sdpa"

@@ -1,15 +1,19 @@
 """What a run learns from and is judged by, ready to be asked for batches."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from trainers.config import Config
 from trainers.data.batches import Batches
+from trainers.data.causal import CausalBatches
 from trainers.data.masked import MaskedLMBatches
 from trainers.data.prepare import Prepared, prepare
-from trainers.data.tokenizer import fingerprint
+from trainers.data.tokenizer import SpecialIds, fingerprint
+from trainers.data.words import num_words
 from trainers.errors import DataError
 
 COUNTED_TOKENS = 2**24  # enough for frequencies, and read in a moment
@@ -22,11 +26,22 @@ class Splits:
 
     train: Batches
     heldout: Batches
-    vocab_size: int
-    pad_id: int
+    tokenizer: Tokenizer
+    special: SpecialIds
     fingerprint: str
     tokenizer_fingerprint: str
     token_counts: NDArray[np.int64]  # of each entry of the vocabulary, in the head of the data
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the vocabulary, special tokens included."""
+        return self.tokenizer.get_vocab_size()
+
+    def num_words(self, batch: Mapping[str, NDArray[np.int64]]) -> int | None:
+        """How many words the labels of a batch spell; None where the labels are no running text."""
+        if not isinstance(self.heldout, CausalBatches):
+            return None
+        return num_words(self.tokenizer, self.heldout.eos, batch)
 
 
 def open_splits(config: Config) -> Splits:
@@ -47,8 +62,8 @@ def open_splits(config: Config) -> Splits:
     return Splits(
         train,
         heldout,
-        prepared.tokenizer.get_vocab_size(),
-        prepared.special.pad,
+        prepared.tokenizer,
+        prepared.special,
         prepared.fingerprint,
         fingerprint(prepared.tokenizer),
         np.bincount(
@@ -63,3 +78,6 @@ def _batches(config: Config, prepared: Prepared, part: str, seed: int) -> Batche
     match config.objective.name:
         case "masked_lm":
             return MaskedLMBatches(store, prepared.special, vocab_size, config.objective, seed)
+        case "causal_lm":
+            eos = prepared.special.eos or prepared.special.sep
+            return CausalBatches(store, eos, config.objective, seed)

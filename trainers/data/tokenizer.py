@@ -32,6 +32,7 @@ class SpecialIds:
     cls: int
     sep: int
     mask: int
+    eos: int | None = None
 
     def sorted(self) -> tuple[int, ...]:
         return tuple(sorted((self.pad, self.unk, self.cls, self.sep, self.mask)))

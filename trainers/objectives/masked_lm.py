@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForPreTraining
 
+from trainers.objectives.cross_entropy import VocabularyHead
 from trainers.objectives.sums import Sums, loss_and_correct
 
 
@@ -12,6 +13,8 @@ class MaskedLM(nn.Module):
 
     def __init__(self, model: BertForPreTraining) -> None:
         super().__init__()
+        predictions = model.cls.predictions
+        predictions.decoder = VocabularyHead.of(predictions.decoder)
         self.model = model
 
     def forward(self, batch: dict[str, Tensor]) -> Sums:
@@ -24,8 +27,9 @@ class MaskedLM(nn.Module):
         # The vocabulary head at the masked positions only: one in seven.
         positions = batch["masked_positions"]
         rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
-        logits = self.model.cls.predictions(hidden.last_hidden_state[rows, positions])
-        loss, correct = loss_and_correct(logits.flatten(0, 1), batch["masked_labels"].flatten())
+        head = self.model.cls.predictions
+        asked = head.transform(hidden.last_hidden_state[rows, positions])
+        loss, correct = head.decoder(asked.flatten(0, 1), batch["masked_labels"].flatten())
         scores = self.model.cls.seq_relationship(hidden.pooler_output)
         labels = batch.get("next_sentence_label")
         if labels is None:

@@ -17,7 +17,11 @@ _PARTS: dict[str, Callable[[float], str]] = {
     "train/lr": lambda value: f"lr {value:.2e}",
     "train/tokens_per_second": lambda value: f"{_short(value)} tokens/s",
     "eval/loss": lambda value: f"held out {value:.4f}",
-    "eval/mlm_accuracy": lambda value: f"accuracy {value:.1%}",
+    "eval/perplexity": lambda value: f"perplexity {_short(value)}",
+    **{
+        f"eval/{task}_accuracy": lambda value: f"accuracy {value:.1%}"
+        for task in ("mlm", "lm", "span")
+    },
     "eval/commonest_token_accuracy": lambda value: f"(commonest token {value:.1%})",
     "eval/nsp_accuracy": lambda value: f"nsp {value:.1%}",
 }

@@ -7,16 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.data.batches import Batches, token_labels
+from trainers.config import Config
+from trainers.data.batches import token_labels
+from trainers.data.splits import Splits
 from trainers.run.distributed import World
 
 
 class Evaluator:
-    """The first `samples` held-out samples, shared out over the ranks."""
+    """The first `eval.samples` held-out samples, shared out over the ranks."""
 
-    def __init__(self, batches: Batches, samples: int, micro_size: int, world: World) -> None:
-        self._batches, self._world = batches, world
-        positions = np.arange(min(samples, batches.num_samples))
+    def __init__(self, config: Config, data: Splits, world: World) -> None:
+        self._batches, self._world = data.heldout, world
+        micro_size, batches = config.batch.micro_size, data.heldout
+        positions = np.arange(min(config.eval.samples, batches.num_samples))
         self._num_labels = batches.num_labels(positions)
         # Each rank takes the same number of turns: under ZeRO 3 a forward is a collective.
         stride = micro_size * world.world_size
@@ -25,13 +28,16 @@ class Evaluator:
             positions[start + first : start + first + micro_size]
             for start in range(0, len(positions), stride)
         ]
-        self._commonest = int(np.bincount(token_labels(batches.batch(positions))).max())
+        whole = batches.batch(positions)
+        self._commonest = int(np.bincount(token_labels(whole)).max())
+        self._num_words = data.num_words(whole)
 
     def __call__(self, engine: Any) -> dict[str, float]:
         """Metrics by name; every rank must call it, all get the same.
 
-        `eval/perplexity` is that of a token, and `eval/commonest_token_accuracy` that of guessing
-        the commonest held-out label always.
+        `eval/perplexity` is that of a token and `eval/word_perplexity` that of a word, of the same
+        probability of the text; `eval/commonest_token_accuracy` is that of guessing the commonest
+        held-out label always.
         """
         engine.eval()
         total = torch.zeros(2 * len(self._num_labels), device=self._world.device)
@@ -56,6 +62,8 @@ class Evaluator:
             values[f"eval/{task}_loss"] = loss / number
             values[f"eval/{task}_accuracy"] = right / number
         values["eval/perplexity"] = perplexity(values[f"eval/{tokens}_loss"])
+        if self._num_words:
+            values["eval/word_perplexity"] = perplexity(losses[0] / self._num_words)
         values["eval/commonest_token_accuracy"] = self._commonest / self._num_labels[tokens]
         return values
 

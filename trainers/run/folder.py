@@ -4,6 +4,7 @@
       .lock              held by rank 0 of the run that writes here; names its host, pid and start
       config.yaml        the resolved configuration
       provenance.json    for each start: versions, commit, device, world size, command line
+      tokenizer.json     the vocabulary, so that the folder is all that an export needs
       metrics.jsonl, checkpoints/, report/, wandb/   written by their own modules
 
 Torch is not imported here: the launcher checks the folder before any rank exists.

@@ -44,6 +44,7 @@ def run(config: Config) -> None:
         start = saver.resume(engine)
         if start < config.train.steps:
             folder.describe(config, device=_device_name(world), world_size=world.world_size)
+            folder.write("tokenizer.json", data.tokenizer.to_str())
             if ledger is not None:
                 folder.write("ledger.json", json.dumps(ledger.as_dict(), indent=1) + "\n")
             with Metrics(folder.path, config, world.rank, resume_step=start) as metrics:
@@ -64,7 +65,7 @@ def train(
 ) -> None:
     """Steps `start + 1` to `train.steps`, with evaluations, checkpoints and metrics on the way."""
     steps, size = config.train.steps, config.batch.global_size
-    evaluate = Evaluator(data.heldout, config.eval.samples, config.batch.micro_size, world)
+    evaluate = Evaluator(config, data, world)
     engine.train()
     watch = Stopwatch(start)
     for step in range(start + 1, steps + 1):

@@ -1,0 +1,71 @@
+"""Batches for causal language models: blocks of one stream of all documents, nothing padded.
+
+    eos a b c d e eos f g eos h i j k eos ...    the stream: an eos before each document and after
+    |- block 0 -|- block 1 -|- block 2 -|        inputs; the labels are the tokens one further on
+
+So the label at the last token of a document is eos, and its first token is asked after an eos.
+Every token is a label once in each epoch, save those of a last, incomplete block.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainers.config import ObjectiveConfig
+from trainers.data.batches import Ints
+from trainers.data.random_access import Purpose, permute
+from trainers.data.store import Store
+from trainers.errors import DataError
+
+
+class CausalBatches:
+    """Blocks by position, in another order in each epoch.
+
+    Raises DataError when the store has less than one block.
+    """
+
+    def __init__(self, store: Store, eos: int, objective: ObjectiveConfig, seed: int) -> None:
+        self._store, self.eos, self._seed = store, eos, seed
+        self._length, self._is_masked = objective.sequence_length, bool(objective.document_mask)
+        # Where each document begins in the stream: with the eos before it, one for each so far.
+        tokens = store.sentence_starts[store.document_starts]
+        self._starts = tokens + np.arange(len(tokens))
+        self.num_samples = int(self._starts[-1]) // self._length
+        if self.num_samples == 0:
+            raise DataError(
+                f"a part of the data has {store.meta.num_tokens} tokens, less than one block of "
+                f"objective.sequence_length={self._length}: add text, or set a smaller one"
+            )
+
+    def batch(self, positions: Ints) -> dict[str, NDArray[np.int64]]:
+        """Blocks for `positions` [B], whole numbers from 0 up.
+
+        input_ids, labels: [B, L]. With document_mask also position_ids [B, L], which start again
+        from 0 at each eos: a token sees its own document, back to the eos before it or to the start
+        of the block.
+        """
+        epoch, place = np.divmod(np.asarray(positions, dtype=np.int64), self.num_samples)
+        block = permute(place, self.num_samples, Purpose.ORDER, self._seed, epoch)
+        first = block[:, None] * self._length
+        places = first + np.arange(self._length + 1)
+        document = self._documents(places)
+        offset = places - self._starts[document]
+        # Before a token stand as many eos as documents have begun, its own included.
+        source = places - document - 1
+        stream = np.take(self._store.tokens, source, mode="clip").astype(np.int64)
+        stream[offset == 0] = self.eos
+        batch = {"input_ids": stream[:, :-1], "labels": stream[:, 1:]}
+        if self._is_masked:
+            batch["position_ids"] = np.minimum(offset, places - first)[:, :-1]
+        return {name: np.ascontiguousarray(array) for name, array in batch.items()}
+
+    def num_labels(self, positions: Ints) -> dict[str, int]:
+        """Every token is asked."""
+        return {"lm": len(positions) * self._length}
+
+    def num_tokens(self, positions: Ints) -> int:
+        """Every place is a token."""
+        return len(positions) * self._length
+
+    def _documents(self, places: Ints) -> Ints:
+        """The document of each place in the stream [B, L + 1], ascending in each row."""
+        return np.searchsorted(self._starts, places, side="right") - 1
