@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from trainers.config import Config
 from trainers.data.batches import MaskedLMBatches
+from trainers.data.needs import needs_of
 from trainers.data.prepare import Prepared, prepare
 from trainers.data.tokenizer import fingerprint
 from trainers.errors import DataError
@@ -34,7 +35,7 @@ def open_splits(config: Config) -> Splits:
     Raises:
         DataError: the text is missing, malformed, or has fewer samples than one global batch.
     """
-    prepared = prepare(config.data, config.objective.sequence_length)
+    prepared = prepare(config.data, needs_of(config.objective))
     train = _batches(config, prepared, "train", config.run.seed)
     heldout = _batches(config, prepared, "heldout", HELDOUT_SEED)
     if train.num_samples < config.batch.global_size:
