@@ -34,7 +34,8 @@ from came import CAME
 from came.momentum import FORMATS
 from scripts.small_models import MODELS, Learner
 from trainers.compose import compose
-from trainers.config import Config, DataConfig
+from trainers.config import Config
+from trainers.data.needs import needs_of
 from trainers.data.prepare import Prepared, prepare
 from trainers.run.folder import git_state, versions
 from trainers.schedules import learning_rate
@@ -77,10 +78,12 @@ class Job:
         return {"model": self.model, "format": self.format, "seed": self.seed, "setting": setting}
 
 
-@cache
-def open_data(config: DataConfig) -> Prepared:
+def open_data(config: Config) -> Prepared:
     """The tokens that both models learn from."""
-    return prepare(config, TOKEN_LENGTH)
+    return _prepared(config.data, needs_of(config.objective, TOKEN_LENGTH))
+
+
+_prepared = cache(prepare)
 
 
 def run(job: Job) -> Run:
@@ -88,7 +91,7 @@ def run(job: Job) -> Run:
     torch.set_num_threads(1)
     started = time.monotonic()
     config = job.config()
-    learner = MODELS[job.model](config, open_data(config.data))
+    learner = MODELS[job.model](config, open_data(config))
     optimizer = CAME(
         learner.module.parameters(),
         betas=config.optimizer.betas,  # type: ignore[arg-type]
@@ -137,7 +140,7 @@ def heldout_loss(learner: Learner, config: Config) -> float:
 
 def setting_of(config: Config) -> Run:
     """What is equal in runs that are compared; `data` names the tokens themselves."""
-    data, model, optimizer = open_data(config.data), config.model, config.optimizer
+    data, model, optimizer = open_data(config), config.model, config.optimizer
     return {
         **{"layers": model.layers, "hidden": model.hidden, "dropout": model.dropout},
         **{"length": config.objective.sequence_length, "batch": config.batch.global_size},

@@ -52,7 +52,8 @@ class DataConfig:
     name: Literal["pydocs", "text"]
     path: str | None = None  # text: a file or a folder
     packages: tuple[str, ...] = ()  # pydocs: whose documentation; one not installed is skipped
-    tokenizer: str | None = None  # vocab.txt, tokenizer.json or a folder; None trains a WordPiece
+    tokenizer: str | None = None  # a file or folder; None trains one
+    tokenizer_model: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"  # that is trained here
     vocab_size: int  # of a tokenizer that is trained here
     lowercase: bool
     heldout_fraction: float  # of the documents

@@ -10,6 +10,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -20,6 +21,7 @@ from tokenizers import Tokenizer
 
 from trainers.config import DataConfig
 from trainers.data.documentation import documentation_source
+from trainers.data.needs import Needs
 from trainers.data.progress import Step, step
 from trainers.data.publish import build_once
 from trainers.data.sentences import split_sentences
@@ -30,13 +32,23 @@ from trainers.data.tokenizer import (
     fingerprint,
     load_tokenizer,
     special_ids,
-    tokenizer_file,
-    train_tokenizer,
+    tokenizer_files,
 )
+from trainers.data.vocabulary import TRAINED_ROLES, train_tokenizer
 from trainers.errors import ConfigError, DataError
 
 # The programs that decide what text becomes: a change in them makes other data.
-_CODE = ("docstrings", "documentation", "prepare", "sentences", "sources", "store", "tokenizer")
+_CODE = (
+    "docstrings",
+    "documentation",
+    "prepare",
+    "sentencepiece",
+    "sentences",
+    "sources",
+    "store",
+    "tokenizer",
+    "vocabulary",
+)
 
 # Two of each part: a random next sentence needs another document.
 MIN_DOCUMENTS = 2
@@ -59,23 +71,31 @@ class Prepared:
     folder: Path
 
 
-def prepare(data: DataConfig, sequence_length: int, timeout_seconds: float = 3600.0) -> Prepared:
+def prepare(data: DataConfig, needs: Needs, timeout_seconds: float = 3600.0) -> Prepared:
     """Find the prepared data in the cache, or build it; safe to call from any number of processes.
 
-    Sentences are cut to half of what `sequence_length` leaves beside the special tokens, so that
-    two always fit. The builder shows its progress on stderr; the others wait at most
-    `timeout_seconds`. Raises ConfigError for settings that cannot work, DataError for text that is
-    missing, malformed or too small, and StorageError when the cache cannot be written.
+    The builder shows its progress on stderr; the others wait at most `timeout_seconds`. Raises
+    ConfigError for settings that cannot work, DataError for text that is missing, malformed or too
+    small, and StorageError when the cache cannot be written.
     """
-    if sequence_length < 5:
-        raise ConfigError(f"objective.sequence_length={sequence_length}: need at least 5")
+    _check_vocabulary(data, needs)
     source = _open_source(data)
-    max_sentence_tokens = (sequence_length - 3) // 2
-    key = _key(data, source, max_sentence_tokens)
-    folder = Path(data.cache_dir) / f"{data.name}-{key}"
-    build = partial(_build, data, source, max_sentence_tokens)
-    build_once(folder, build, _is_whole, timeout_seconds)
+    folder = Path(data.cache_dir) / f"{data.name}-{_key(data, source, needs)}"
+    build_once(folder, partial(_build, data, source, needs), _is_whole, timeout_seconds)
     return _open(folder)
+
+
+def _check_vocabulary(data: DataConfig, needs: Needs) -> None:
+    """What can be said before anything is read: a tokenizer has the special tokens, or will."""
+    if data.tokenizer:
+        special_ids(load_tokenizer(data.tokenizer, data.lowercase)).require(needs.special)
+        return
+    kinds = [kind for kind, roles in TRAINED_ROLES.items() if set(needs.special) <= set(roles)]
+    if data.tokenizer_model not in kinds:
+        raise ConfigError(
+            f"data.tokenizer_model={data.tokenizer_model} has not all special tokens that the "
+            f"objective needs ({', '.join(needs.special)}): set it to {' or '.join(kinds)}"
+        )
 
 
 def _open_source(data: DataConfig) -> Source:
@@ -88,12 +108,13 @@ def _open_source(data: DataConfig) -> Source:
     )
 
 
-def _key(data: DataConfig, source: Source, max_sentence_tokens: int) -> str:
+def _key(data: DataConfig, source: Source, needs: Needs) -> str:
     """Hash of everything that decides what is built: contents of files, settings, programs."""
     if data.tokenizer:
-        vocabulary = digest_files([tokenizer_file(data.tokenizer)])
+        vocabulary = digest_files(tokenizer_files(data.tokenizer))
     else:
-        vocabulary = f"train {data.vocab_size} with tokenizers {tokenizers.__version__}"
+        kind = f"{data.tokenizer_model} {data.vocab_size}"
+        vocabulary = f"train {kind} with tokenizers {tokenizers.__version__}"
     inputs = {
         "code": digest_files(Path(__file__).with_name(f"{name}.py") for name in _CODE),
         "source": source.digest,
@@ -101,7 +122,8 @@ def _key(data: DataConfig, source: Source, max_sentence_tokens: int) -> str:
         "lowercase": data.lowercase,
         "heldout_fraction": data.heldout_fraction,
         "on_bad_text": data.on_bad_text,
-        "max_sentence_tokens": max_sentence_tokens,
+        "units": needs.units,
+        "max_tokens": needs.max_tokens,
     }
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
@@ -131,18 +153,23 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _build(data: DataConfig, source: Source, max_sentence_tokens: int, folder: Path) -> None:
+def _build(data: DataConfig, source: Source, needs: Needs, folder: Path) -> None:
     train_lines, heldout_lines = folder / "train.lines", folder / "heldout.lines"
-    _split(source, data.heldout_fraction, train_lines, heldout_lines)
+    _split(source, needs, data.heldout_fraction, train_lines, heldout_lines)
     if data.tokenizer:
         tokenizer = load_tokenizer(data.tokenizer, data.lowercase)
     else:
         with step("training the vocabulary"):
-            tokenizer = train_tokenizer(train_lines, data.vocab_size, data.lowercase)
+            tokenizer = train_tokenizer(
+                partial(_units, train_lines),
+                data.tokenizer_model,
+                data.vocab_size,
+                data.lowercase,
+            )
     tokenizer.save(str(folder / "tokenizer.json"))
     with step("encoding", "tokens") as progress:
         digests = [
-            _encode(tokenizer, lines, max_sentence_tokens, progress)
+            _encode(tokenizer, lines, needs.max_tokens, progress)
             for lines in (train_lines, heldout_lines)
         ]
     content = json.dumps([fingerprint(tokenizer), *digests])
@@ -150,18 +177,28 @@ def _build(data: DataConfig, source: Source, max_sentence_tokens: int, folder: P
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
 
 
-def _split(source: Source, heldout_fraction: float, train: Path, heldout: Path) -> None:
-    """Write both parts as sentences, one a line, with a blank line after each document.
+def _units(lines: Path) -> Iterator[str]:
+    """The units of text in a file that `_split` has written."""
+    with open(lines, encoding="utf-8", newline="\n") as stream:
+        yield from (json.loads(line) for line in stream if line != "\n")
+
+
+def _split(
+    source: Source, needs: Needs, heldout_fraction: float, train: Path, heldout: Path
+) -> None:
+    """Write both parts as units of text, a JSON string a line, with a blank line after a document.
 
     A document is held out when the hash of its content is small: equal documents stay together, and
     documents that are added move no others. Of a small corpus the smallest hashes are held out.
     """
     threshold = int(heldout_fraction * 2**64)
     with step(f"reading {source.name}", "documents") as progress:
-        counts, smallest = _write_parts(source, threshold, (train, heldout), progress)
+        counts, smallest = _write_parts(source, needs, threshold, (train, heldout), progress)
     if counts[1] < MIN_DOCUMENTS < len(smallest):
         with step("reading again, to hold out enough", "documents") as progress:
-            counts, _ = _write_parts(source, smallest[MIN_DOCUMENTS], (train, heldout), progress)
+            counts, _ = _write_parts(
+                source, needs, smallest[MIN_DOCUMENTS], (train, heldout), progress
+            )
     if min(counts) < MIN_DOCUMENTS:
         raise DataError(
             f"{source.name}: {sum(counts)} documents, {counts[0]} to train on and {counts[1]} held "
@@ -172,24 +209,26 @@ def _split(source: Source, heldout_fraction: float, train: Path, heldout: Path) 
 
 
 def _write_parts(
-    source: Source, threshold: int, files: tuple[Path, Path], progress: Step
+    source: Source, needs: Needs, threshold: int, files: tuple[Path, Path], progress: Step
 ) -> tuple[list[int], list[int]]:
     """Write the documents; returns the number in each part, and the smallest hashes in order."""
     counts = [0, 0]
     smallest: list[int] = []
     # Strings of Python sources can hold lone surrogates, which UTF-8 cannot: "?" stands for them.
     with (
-        open(files[0], "w", encoding="utf-8", errors="replace", newline="\n") as train,
-        open(files[1], "w", encoding="utf-8", errors="replace", newline="\n") as heldout,
+        open(files[0], "w", encoding="utf-8", newline="\n") as train,
+        open(files[1], "w", encoding="utf-8", newline="\n") as heldout,
     ):
         for document in source.documents():
-            lines = "".join(f"{_cut_words(line)}\n" for line in split_sentences(document))
-            if not lines:
+            by_sentence = needs.units == "sentences"
+            units = split_sentences(document) if by_sentence else [document]
+            units = [_cut_words(unit).encode("utf-8", "replace").decode() for unit in units]
+            if not "".join(units).strip():
                 continue
-            digest = hashlib.blake2b(lines.encode("utf-8", "replace"), digest_size=8).digest()
-            order = int.from_bytes(digest, "big")
+            content = "".join(f"{unit}\n" for unit in units).encode()
+            order = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
             part = int(order < threshold)
-            (train, heldout)[part].write(lines + "\n")
+            (train, heldout)[part].write("".join(f"{json.dumps(unit)}\n" for unit in units) + "\n")
             counts[part] += 1
             progress.advance()
             if order not in smallest:
@@ -212,7 +251,8 @@ def _encode(tokenizer: Tokenizer, lines: Path, max_sentence_tokens: int, progres
     unknown, num_unknown, num_tokens = special_ids(tokenizer).unk, 0, 0
     with open(lines, encoding="utf-8", newline="\n") as stream:
         while batch := list(islice(stream, _ENCODED_AT_ONCE)):
-            encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            texts = ["" if line == "\n" else json.loads(line) for line in batch]
+            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             for line, encoding in zip(batch, encodings, strict=True):
                 if line == "\n":
                     writer.end_document()

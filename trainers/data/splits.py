@@ -11,6 +11,7 @@ from trainers.config import Config
 from trainers.data.batches import Batches
 from trainers.data.causal import CausalBatches
 from trainers.data.masked import MaskedLMBatches
+from trainers.data.needs import needs_of
 from trainers.data.prepare import Prepared, prepare
 from trainers.data.tokenizer import SpecialIds, fingerprint
 from trainers.data.words import num_words
@@ -50,7 +51,7 @@ def open_splits(config: Config) -> Splits:
     Raises:
         DataError: the text is missing, malformed, or has fewer samples than one global batch.
     """
-    prepared = prepare(config.data, config.objective.sequence_length)
+    prepared = prepare(config.data, needs_of(config.objective))
     train = _batches(config, prepared, "train", config.run.seed)
     heldout = _batches(config, prepared, "heldout", HELDOUT_SEED)
     if train.num_samples < config.batch.global_size:

@@ -1,134 +1,153 @@
-"""The tokenizer: a WordPiece vocabulary trained on the corpus, or one that the user gives."""
+"""Tokenizers: files that the user gives, and what the special tokens in them are for."""
 
 import hashlib
 import json
-import sys
-from collections import Counter
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from tokenizers import Tokenizer
-from tokenizers.decoders import WordPiece as WordPieceDecoder
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.trainers import WordPieceTrainer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from trainers.data.sentencepiece import read_sentencepiece
 from trainers.errors import ConfigError, DataError
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# How the families spell the special tokens: of the spellings in a vocabulary the first one counts.
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]",),
+    "sep": ("[SEP]",),
+    "mask": ("[MASK]", "<mask>"),
+    "eos": ("</s>", "<|endoftext|>", "<|end_of_text|>"),
+    "bos": ("<s>", "<|begin_of_text|>"),
+}
+_SENTINEL = re.compile(r"<extra_id_(\d+)>")
+_NUM_SENTINELS = 100  # T5 adds them to its SentencePiece model, which does not hold them
 
-# The commonest characters get an entry each; the others become [UNK] instead of crowding out words.
-_ALPHABET = 1000
+# What a folder may hold, in this order, and the pairs of files that are one vocabulary.
+_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "encoder.json")
+_MERGES = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
+_WHAT = "vocab.txt, tokenizer.json, vocab.json with merges.txt, or a SentencePiece .model"
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """The ids of BERT's special tokens."""
+    """The ids of special tokens by their role; None and () for those that a vocabulary lacks.
+
+    A vocabulary without a token for padding has the end of a text stand for it, as with GPT-2.
+    `sentinels` are those of T5, in the order of their numbers.
+    """
 
     pad: int
-    unk: int
-    cls: int
-    sep: int
-    mask: int
+    unk: int | None = None
+    cls: int | None = None
+    sep: int | None = None
+    mask: int | None = None
     eos: int | None = None
+    bos: int | None = None
+    sentinels: tuple[int, ...] = ()
 
     def sorted(self) -> tuple[int, ...]:
-        return tuple(sorted((self.pad, self.unk, self.cls, self.sep, self.mask)))
+        """Every id that is a special token, once."""
+        roles = (self.pad, self.unk, self.cls, self.sep, self.mask, self.eos, self.bos)
+        return tuple(sorted({id_ for id_ in (*roles, *self.sentinels) if id_ is not None}))
+
+    def require(self, roles: tuple[str, ...]) -> None:
+        """Raise ConfigError that names the roles whose token the vocabulary lacks."""
+        missing = [role for role in roles if getattr(self, role) in (None, ())]
+        if missing:
+            spelled = [SPELLINGS.get(role, ("<extra_id_0>",))[0] for role in missing]
+            raise ConfigError(
+                f"the vocabulary of data.tokenizer has no {', '.join(spelled)}, which the "
+                "objective needs; add them, or set data.tokenizer=null and data.tokenizer_model "
+                "to train one"
+            )
 
 
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """Look up the special tokens. Raises ConfigError that names those the vocabulary lacks."""
-    ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
-    missing = [token for token, id_ in zip(SPECIAL_TOKENS, ids, strict=True) if id_ is None]
-    if missing:
+    """Look up the special tokens. Raises ConfigError when nothing can stand for padding."""
+    found = {role: _first_id(tokenizer, names) for role, names in SPELLINGS.items()}
+    numbered = {
+        int(match[1]): id_
+        for token, id_ in tokenizer.get_vocab().items()
+        if (match := _SENTINEL.fullmatch(token))
+    }
+    pad = found.pop("pad")
+    pad = found["eos"] if pad is None else pad
+    if pad is None:
         raise ConfigError(
-            f"the vocabulary of data.tokenizer has no {', '.join(missing)}, but needs all of "
-            f"{', '.join(SPECIAL_TOKENS)}; add them, or set data.tokenizer=null to train one"
+            "the vocabulary of data.tokenizer has no [PAD], no <pad> and no end of text "
+            f"({', '.join(SPELLINGS['eos'])}); add one, or set data.tokenizer=null to train one"
         )
-    return SpecialIds(*ids)
+    return SpecialIds(pad, **found, sentinels=tuple(numbered[n] for n in sorted(numbered)))
 
 
-def train_tokenizer(lines: Path, vocab_size: int, lowercase: bool) -> Tokenizer:
-    """Train a BERT WordPiece tokenizer on a UTF-8 file of sentences, one a line.
-
-    The vocabulary has at most `vocab_size` entries, fewer when the text is too small to fill it,
-    and is the same each time.
-    """
-    tokenizer = _bert_tokenizer(WordPiece(unk_token="[UNK]"), lowercase)
-    alphabet = _alphabet(lines, tokenizer, min(_ALPHABET, vocab_size // 5))
-    trainer = WordPieceTrainer(
-        vocab_size=vocab_size,
-        # The library numbers "##a", "##b", ... in the order of a hash table, another each time, and
-        # breaks ties between merges by these numbers. Special tokens it numbers in our order.
-        special_tokens=[*SPECIAL_TOKENS, *alphabet],
-        initial_alphabet=[entry for entry in alphabet if len(entry) == 1],
-        limit_alphabet=sum(len(entry) == 1 for entry in alphabet),
-        show_progress=False,
-    )
-    tokenizer.train([str(lines)], trainer)
-    model = WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
-    return _with_special_tokens(_bert_tokenizer(model, lowercase))
+def _first_id(tokenizer: Tokenizer, names: tuple[str, ...]) -> int | None:
+    ids = (tokenizer.token_to_id(name) for name in names)
+    return next((id_ for id_ in ids if id_ is not None), None)
 
 
-def _alphabet(lines: Path, tokenizer: Tokenizer, limit: int) -> list[str]:
-    """The commonest characters after normalisation, and c as "##c" where c can go on a word."""
-    counts: Counter[str] = Counter()
-    for character, count in _character_counts(lines).items():
-        for normal in tokenizer.normalizer.normalize_str(character):
-            counts[normal] += 0 if normal.isspace() else count
-    common = sorted((c for c in counts if counts[c]), key=lambda c: (-counts[c], c))[:limit]
-    return common + [f"##{c}" for c in common if _goes_on_a_word(c, tokenizer)]
+def tokenizer_files(path: str) -> list[Path]:
+    """The files that `path` means, the one that names the format first.
 
-
-def _goes_on_a_word(character: str, tokenizer: Tokenizer) -> bool:
-    """Punctuation and Chinese characters are words of their own, also without spaces around."""
-    text = tokenizer.normalizer.normalize_str(f"a{character}")
-    return len(tokenizer.pre_tokenizer.pre_tokenize_str(text)) == 1
-
-
-def _character_counts(file: Path) -> dict[str, int]:
-    total = np.zeros(sys.maxunicode + 1, dtype=np.int64)
-    with open(file, encoding="utf-8", newline="\n") as stream:
-        while block := stream.read(2**22):
-            codes = np.frombuffer(block.encode("utf-32-le"), dtype=np.uint32)
-            total += np.bincount(codes, minlength=len(total))
-    return {chr(code): int(total[code]) for code in np.flatnonzero(total)}
-
-
-def tokenizer_file(path: str) -> Path:
-    """The file that `path` means: itself, or the tokenizer.json or vocab.txt in the folder `path`.
-
-    Raises ConfigError when there is none.
+    `path` is one of `_FILES`, a SentencePiece model, or a folder with one of them. Raises
+    ConfigError when there is none.
     """
     given = Path(path)
-    candidates = [given / "tokenizer.json", given / "vocab.txt"] if given.is_dir() else [given]
-    for candidate in candidates:
-        if candidate.is_file() and candidate.suffix in (".json", ".txt"):
-            return candidate
-    raise ConfigError(
-        f"data.tokenizer={path}: need a vocab.txt, a tokenizer.json, or a folder with one of them"
-    )
+    candidates = [given]
+    if given.is_dir():
+        candidates = [*(given / name for name in _FILES), *sorted(given.glob("*.model"))]
+    for file in candidates:
+        files = [file, file.with_name(_MERGES[file.name])] if file.name in _MERGES else [file]
+        known = file.suffix in (".json", ".txt", ".model")
+        if known and all(part.is_file() for part in files):
+            return files
+    raise ConfigError(f"data.tokenizer={path}: need a {_WHAT}, or a folder with one of them")
 
 
 def load_tokenizer(path: str, lowercase: bool) -> Tokenizer:
-    """Read a vocab.txt (one entry a line) or a tokenizer.json, or a folder that holds one.
+    """Read the tokenizer that `path` means, see `tokenizer_files`.
 
-    `lowercase` counts for vocab.txt; a tokenizer.json says itself. Raises ConfigError when there is
-    none, or special tokens are missing; DataError when the file cannot be understood.
+    `lowercase` counts for vocab.txt; the other formats say it themselves. Raises ConfigError when
+    there is none or no model can be built for it; DataError when a file cannot be understood.
     """
-    file = tokenizer_file(path)
+    file, *merges = tokenizer_files(path)
     if file.suffix == ".txt":
-        model = WordPiece(_read_vocabulary(file), unk_token="[UNK]")
-        return _given(_bert_tokenizer(model, lowercase))
+        tokenizer = bert_tokenizer(_wordpiece(file), lowercase)
+    elif merges:
+        tokenizer = byte_level_tokenizer(_bpe(file, merges[0]), lowercase=False)
+    elif file.suffix == ".model":
+        tokenizer = read_sentencepiece(file)
+        if isinstance(tokenizer.model, models.Unigram) and not special_ids(tokenizer).sentinels:
+            names = [f"<extra_id_{n}>" for n in reversed(range(_NUM_SENTINELS))]
+            tokenizer.add_special_tokens(names)
+    else:
+        tokenizer = _from_json(file)
+    return _given(tokenizer)
+
+
+def _wordpiece(file: Path) -> models.WordPiece:
+    vocabulary = _read_vocabulary(file)
+    if "[UNK]" not in vocabulary:
+        raise ConfigError(f"{file} has no [UNK], which stands for what it cannot spell; add it")
+    return models.WordPiece(vocabulary, unk_token="[UNK]")
+
+
+def _bpe(vocabulary: Path, merges: Path) -> models.BPE:
+    try:
+        return models.BPE(*models.BPE.read_file(str(vocabulary), str(merges)))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise DataError(f"{vocabulary} with {merges.name}: not a BPE: {error}") from error
+
+
+def _from_json(file: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises bare Exception
         raise DataError(f"{file}: not a tokenizer of the tokenizers library: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return _given(tokenizer)
+    return tokenizer
 
 
 def _read_vocabulary(file: Path) -> dict[str, int]:
@@ -148,32 +167,42 @@ def _read_vocabulary(file: Path) -> dict[str, int]:
     return vocabulary
 
 
-def _bert_tokenizer(model: WordPiece, lowercase: bool) -> Tokenizer:
+def bert_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:
+    """BERT's words and punctuation around a WordPiece model."""
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    tokenizer.decoder = WordPieceDecoder()
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def byte_level_tokenizer(model: models.BPE, lowercase: bool) -> Tokenizer:
+    """GPT-2's words, blanks kept, around a BPE model of bytes."""
+    tokenizer = Tokenizer(model)
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
 def _given(tokenizer: Tokenizer) -> Tokenizer:
     """A tokenizer that somebody else made, if a model can be built for its vocabulary."""
-    special_ids(tokenizer)
     ids = tokenizer.get_vocab().values()
-    if len(ids) == len(SPECIAL_TOKENS):
+    if len(ids) == len(special_ids(tokenizer).sorted()):
         raise ConfigError("data.tokenizer: its vocabulary has special tokens and nothing else")
     if max(ids) >= len(ids):
         raise ConfigError(
             f"data.tokenizer: its {len(ids)} entries have ids up to {max(ids)}; a model needs ids "
             "without gaps, from 0 up"
         )
-    return _with_special_tokens(tokenizer)
+    return know_special_tokens(tokenizer)
 
 
-def _with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Make the library know the special tokens as such, having checked that all have an id."""
-    special_ids(tokenizer)
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+def know_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Make the library know the special tokens as such; none is added to the vocabulary."""
+    ids = special_ids(tokenizer).sorted()
+    tokenizer.add_special_tokens([tokenizer.id_to_token(id_) for id_ in ids])
     return tokenizer
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from trainers.config import DataConfig, ObjectiveConfig
+from trainers.data.needs import Needs, needs_of
 from trainers.data.store import Store, StoreWriter
 from trainers.data.tokenizer import SpecialIds
 
@@ -38,6 +39,11 @@ def objective_config(**changes: object) -> ObjectiveConfig:
         "short_fraction": 0.1,
     }
     return ObjectiveConfig(**(settings | changes))
+
+
+def sentences(length: int) -> Needs:
+    """What masked words need at a sequence length."""
+    return needs_of(objective_config(sequence_length=length))
 
 
 def random_sentence(generator: np.random.Generator) -> str:
