@@ -80,5 +80,4 @@ def _batches(config: Config, prepared: Prepared, part: str, seed: int) -> Batche
         case "masked_lm":
             return MaskedLMBatches(store, prepared.special, vocab_size, config.objective, seed)
         case "causal_lm":
-            eos = prepared.special.eos or prepared.special.sep
-            return CausalBatches(store, eos, config.objective, seed)
+            return CausalBatches(store, prepared.special.eos, config.objective, seed)
