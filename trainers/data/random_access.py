@@ -34,6 +34,8 @@ class Purpose(IntEnum):
     ACTION = auto()
     TOKEN = auto()
     DROPOUT = auto()
+    NOISE = auto()
+    TEXT = auto()
 
 
 def _as_uint64(part: Part) -> NDArray[np.uint64]:
