@@ -148,9 +148,7 @@ def _move_left(start: Ints, size: Ints, is_border: NDArray[np.bool_]) -> Ints:
     return np.where(fits[:, None], moved, start)
 
 
-def corrupt(
-    text: Ints, start: Ints, size: Ints, sentinels: Ints, eos: int
-) -> tuple[Ints, Ints]:
+def corrupt(text: Ints, start: Ints, size: Ints, sentinels: Ints, eos: int) -> tuple[Ints, Ints]:
     """Inputs and targets, [B, inputs] and [B, targets], of `text` [B, text] without the spans.
 
     `sentinels` stand for the spans in their order; every sample has the same number of spans and
