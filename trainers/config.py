@@ -44,6 +44,7 @@ class ObjectiveConfig:
     max_predictions: int | None = None  # masked_lm: masked tokens per sequence, at most
     next_sentence: bool | None = None  # masked_lm
     short_fraction: float | None = None  # masked_lm: of the samples that are cut shorter
+    packing: bool | None = None  # masked_lm: several samples in a row instead of padding
     document_mask: bool | None = None  # causal_lm: no token sees another document
 
 

@@ -9,7 +9,9 @@ from trainers.config import Config
 
 _OF_ALL = {"name", "sequence_length"}
 KEYS = {
-    "masked_lm": {"mask_fraction", "max_predictions", "next_sentence", "short_fraction"},
+    "masked_lm": {
+        *("mask_fraction", "max_predictions", "next_sentence", "short_fraction", "packing"),
+    },
     "causal_lm": {"document_mask"},
 }
 FAMILIES = {"masked_lm": ("bert",), "causal_lm": ("gpt2", "llama")}
@@ -29,6 +31,11 @@ def problems_of_objective(config: Config) -> Iterator[str]:
         yield (
             f"objective={objective.name} asks a model of family "
             f"{' or '.join(FAMILIES[objective.name])}, and model={config.model.name} is {family}"
+        )
+    if objective.packing and objective.next_sentence:
+        yield (
+            "objective.packing=true needs objective.next_sentence=false: the second text of a pair "
+            "is drawn anew in each epoch, and rows are planned for lengths that stay"
         )
     predictions, length = objective.max_predictions, objective.sequence_length
     if predictions is not None and predictions > length:

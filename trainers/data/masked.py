@@ -44,14 +44,18 @@ class MaskedLMBatches:
         self.num_samples = len(self._chunks.start)
 
     def batch(self, positions: Ints) -> dict[str, NDArray[np.int64]]:
-        """Samples for `positions` [B], whole numbers from 0 up.
+        """Samples for `positions` [B], whole numbers from 0 up; `samples` says what they hold."""
+        return self.samples(*self._drawn(positions))
+
+    def samples(self, epoch: Ints, sample: Ints) -> dict[str, NDArray[np.int64]]:
+        """The samples of these numbers [B], below `num_samples`, as each `epoch` [B] makes them.
 
         With L = sequence_length and P = max_predictions:
         input_ids, token_type_ids, attention_mask: [B, L]. masked_positions [B, P]: ascending, 0
         where unused. masked_labels [B, P]: the true tokens, -100 where unused. next_sentence_label
         [B], with next_sentence only: 0 the second segment follows the first, 1 it is a random one.
         """
-        key, spans = self._spans(positions)
+        key, spans = self._spans(epoch, sample)
         input_ids, is_text, is_second = self._assemble(spans)
         masked, labels = self._mask(key, input_ids, is_text, self._num_masked(spans))
         length = self._length(spans)[:, None]
@@ -68,17 +72,25 @@ class MaskedLMBatches:
 
     def num_labels(self, positions: Ints) -> dict[str, int]:
         """Masked tokens, and one label for each pair, as the objective `MaskedLM` calls them."""
-        _, spans = self._spans(positions)
-        found = {"mlm": int(self._num_masked(spans).sum())}
+        _, num_masked = self.sizes(*self._drawn(positions))
+        found = {"mlm": int(num_masked.sum())}
         return found | ({"nsp": len(positions)} if self._objective.next_sentence else {})
 
     def num_tokens(self, positions: Ints) -> int:
         """Tokens of text and special tokens."""
-        return int(self._length(self._spans(positions)[1]).sum())
+        return int(self.sizes(*self._drawn(positions))[0].sum())
 
-    def _spans(self, positions: Ints) -> tuple[NDArray[np.uint64], Spans]:
+    def sizes(self, epoch: Ints, sample: Ints) -> tuple[Ints, Ints]:
+        """Tokens, special ones included, and masked tokens of each of `samples(epoch, sample)`."""
+        _, spans = self._spans(epoch, sample)
+        return self._length(spans), self._num_masked(spans)
+
+    def _drawn(self, positions: Ints) -> tuple[Ints, Ints]:
+        """The epoch of each position, and which sample it has there."""
         epoch, place = np.divmod(np.asarray(positions, dtype=np.int64), self.num_samples)
-        sample = permute(place, self.num_samples, Purpose.ORDER, self._seed, epoch)
+        return epoch, permute(place, self.num_samples, Purpose.ORDER, self._seed, epoch)
+
+    def _spans(self, epoch: Ints, sample: Ints) -> tuple[NDArray[np.uint64], Spans]:
         key = hash64(Purpose.SAMPLE, self._seed, epoch, sample)
         if self._objective.next_sentence:
             return key, pair_spans(self._store, self._chunks, sample, key, self._limit)

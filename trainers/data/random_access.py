@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     DROPOUT = auto()
     NOISE = auto()
     TEXT = auto()
+    ROW = auto()
 
 
 def _as_uint64(part: Part) -> NDArray[np.uint64]:

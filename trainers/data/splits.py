@@ -12,6 +12,7 @@ from trainers.data.batches import Batches
 from trainers.data.causal import CausalBatches
 from trainers.data.masked import MaskedLMBatches
 from trainers.data.needs import needs_of
+from trainers.data.packed import PackedMLMBatches
 from trainers.data.prepare import Prepared, prepare
 from trainers.data.tokenizer import SpecialIds, fingerprint
 from trainers.data.words import num_words
@@ -78,6 +79,12 @@ def _batches(config: Config, prepared: Prepared, part: str, seed: int) -> Batche
     store = getattr(prepared, part)
     match config.objective.name:
         case "masked_lm":
-            return MaskedLMBatches(store, prepared.special, vocab_size, config.objective, seed)
+            single = MaskedLMBatches(store, prepared.special, vocab_size, config.objective, seed)
+            # What is judged by stays unpacked: the same samples, with packing or without.
+            if not config.objective.packing or part == "heldout":
+                return single
+            return PackedMLMBatches(
+                single, prepared.special.pad, config.objective, seed, prepared.folder
+            )
         case "causal_lm":
             return CausalBatches(store, prepared.special.eos, config.objective, seed)

@@ -37,6 +37,7 @@ def objective_config(**changes: object) -> ObjectiveConfig:
         "max_predictions": 10,
         "next_sentence": True,
         "short_fraction": 0.1,
+        "packing": False,
     }
     return ObjectiveConfig(**(settings | changes))
 
@@ -63,7 +64,11 @@ def write_text(file: Path, num_documents: int, seed: int = 0) -> Path:
 
 
 def random_store(
-    folder: Path, num_documents: int = 50, seed: int = 0, max_sentence_tokens: int = 30
+    folder: Path,
+    num_documents: int = 50,
+    seed: int = 0,
+    max_sentence_tokens: int = 30,
+    max_document_sentences: int = 30,
 ) -> Store:
     """Documents of 1 to 30 sentences of 1 to 40 tokens, cut to `max_sentence_tokens`.
 
@@ -73,7 +78,7 @@ def random_store(
     writer = StoreWriter(folder, VOCAB_SIZE, max_sentence_tokens)
     sentence = 0
     for _ in range(num_documents):
-        for _ in range(generator.integers(1, 31)):
+        for _ in range(generator.integers(1, max_document_sentences + 1)):
             writer.add_sentence([5 + sentence % 995] * int(generator.integers(1, 41)))
             sentence += 1
         writer.end_document()
