@@ -1,10 +1,13 @@
 """What BERT is asked: the masked words, and whether one text follows the other."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import BertForPreTraining
 
 from trainers.objectives.cross_entropy import VocabularyHead
+from trainers.objectives.packed_attention import JAGGED, offsets, own_sample_mask, places
 from trainers.objectives.sums import Sums, loss_and_correct
 
 
@@ -13,17 +16,14 @@ class MaskedLM(nn.Module):
 
     def __init__(self, model: BertForPreTraining) -> None:
         super().__init__()
+        model.set_attn_implementation(JAGGED)  # SDPA, where it is not told the samples of a row
         predictions = model.cls.predictions
         predictions.decoder = VocabularyHead.of(predictions.decoder)
         self.model = model
 
     def forward(self, batch: dict[str, Tensor]) -> Sums:
-        """Sums over a batch of `MaskedLMBatches`, as tensors on the model's device."""
-        hidden = self.model.bert(
-            input_ids=batch["input_ids"],
-            token_type_ids=batch["token_type_ids"],
-            attention_mask=batch["attention_mask"],
-        )
+        """Sums over a batch of `MaskedLMBatches` or `PackedMLMBatches`, on the model's device."""
+        hidden = self._hidden(batch, jagged=batch["input_ids"].is_cuda)
         # The vocabulary head at the masked positions only: one in seven.
         positions = batch["masked_positions"]
         rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
@@ -37,3 +37,15 @@ class MaskedLM(nn.Module):
             return Sums({"mlm": loss + scores.sum() * 0.0}, {"mlm": correct})
         nsp_loss, nsp_correct = loss_and_correct(scores, labels)
         return Sums({"mlm": loss, "nsp": nsp_loss}, {"mlm": correct, "nsp": nsp_correct})
+
+    def _hidden(self, batch: dict[str, Tensor], jagged: bool) -> Any:
+        """BERT's output; a packed row is read sample by sample, by offsets if `jagged`."""
+        starts, ids = batch.get("sample_starts"), batch["input_ids"]
+        if starts is None:
+            return self.model.bert(ids, batch["attention_mask"], batch["token_type_ids"])
+        position, sample = places(starts, ids.shape[1])
+        if jagged:
+            own = {"sample_offsets": offsets(starts, ids.shape[1])}
+        else:
+            own = {"attention_mask": own_sample_mask(sample)}
+        return self.model.bert(ids, position_ids=position, **own)
