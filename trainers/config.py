@@ -38,12 +38,14 @@ class ModelConfig:
 class ObjectiveConfig:
     """The keys of all objectives; those that the chosen one does not read are None."""
 
-    name: Literal["masked_lm", "causal_lm"]
+    name: Literal["masked_lm", "causal_lm", "span_corruption"]
     sequence_length: int  # tokens, special ones included
     mask_fraction: float | None = None  # masked_lm: of the tokens that are not special
     max_predictions: int | None = None  # masked_lm: masked tokens per sequence, at most
     next_sentence: bool | None = None  # masked_lm
     short_fraction: float | None = None  # masked_lm: of the samples that are cut shorter
+    noise_fraction: float | None = None  # span_corruption: of the tokens of a text
+    mean_span: float | None = None  # span_corruption: tokens
     packing: bool | None = None  # masked_lm: several samples in a row instead of padding
     document_mask: bool | None = None  # causal_lm: no token sees another document
 
