@@ -118,8 +118,8 @@ def test_spans_are_drawn_anew_by_seed_and_epoch(store, batches):
 
 
 def test_too_few_sentinels_and_too_little_text(tmp_path, store):
-    special = SpecialIds(pad=0, eos=EOS, sentinels=(5, 4, 3))
-    with pytest.raises(ConfigError, match="has 4 spans, and the vocabulary 3 sentinels"):
+    special = SpecialIds(pad=0, eos=EOS, sentinels=(5, 4))
+    with pytest.raises(ConfigError, match="has 3 spans, and the vocabulary 2 sentinels"):
         SpanCorruptionBatches(store, special, objective(), seed=0)
     small = random_store(tmp_path / "s", num_documents=1)
     with pytest.raises(DataError, match="sequence_length=4096 is made of 45"):
