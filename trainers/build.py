@@ -11,6 +11,7 @@ from trainers.data.splits import Splits
 from trainers.models import build_model, set_unigram_bias
 from trainers.objectives.causal_lm import CausalLM
 from trainers.objectives.masked_lm import MaskedLM
+from trainers.objectives.span_corruption import SpanCorruption
 
 
 def build_module(config: Config, data: Splits) -> nn.Module:
@@ -23,6 +24,8 @@ def build_module(config: Config, data: Splits) -> nn.Module:
             return MaskedLM(model)
         case "causal_lm":
             return CausalLM(model)
+        case "span_corruption":
+            return SpanCorruption(model)
 
 
 def build_optimizer(

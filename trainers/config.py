@@ -19,12 +19,12 @@ class RunConfig:
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     name: str
-    family: Literal["bert", "gpt2", "llama"]
-    layers: int
+    family: Literal["bert", "gpt2", "llama", "t5"]
+    layers: int  # t5: of the encoder, and as many of the decoder
     hidden: int
     heads: int
     intermediate: int
-    max_positions: int
+    max_positions: int | None = None  # t5 has none: its positions are relative, and any length fits
     dropout: float
     unigram_bias: bool = (
         False  # bert: the head starts at the words' frequencies in the data, not at equal odds

@@ -14,6 +14,8 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from trainers.config import ModelConfig
@@ -23,6 +25,7 @@ CLASSES: dict[str, type[PreTrainedModel]] = {
     "bert": BertForPreTraining,
     "gpt2": GPT2LMHeadModel,
     "llama": LlamaForCausalLM,
+    "t5": T5ForConditionalGeneration,
 }
 
 
@@ -43,7 +46,8 @@ def build_model(
         "tie_word_embeddings": True,
         "attn_implementation": "sdpa",
     }
-    settings = {"bert": _bert, "gpt2": _gpt2, "llama": _llama}[config.family](config, common)
+    make = {"bert": _bert, "gpt2": _gpt2, "llama": _llama, "t5": _t5}[config.family]
+    settings = make(config, common)
     torch.manual_seed(seed)
     return CLASSES[config.family](settings)
 
@@ -86,6 +90,19 @@ def _llama(config: ModelConfig, common: dict[str, Any]) -> PreTrainedConfig:
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         rms_norm_eps=1e-5,
         attention_dropout=config.dropout,
+        **common,
+    )
+
+
+def _t5(config: ModelConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    return T5Config(
+        d_model=config.hidden,
+        d_kv=config.hidden // config.heads,
+        d_ff=config.intermediate,
+        num_layers=config.layers,
+        num_heads=config.heads,
+        dropout_rate=config.dropout,
+        decoder_start_token_id=common["pad_token_id"],  # the decoder's first input, as published
         **common,
     )
 

@@ -13,8 +13,9 @@ KEYS = {
         *("mask_fraction", "max_predictions", "next_sentence", "short_fraction", "packing"),
     },
     "causal_lm": {"document_mask"},
+    "span_corruption": {"noise_fraction", "mean_span"},
 }
-FAMILIES = {"masked_lm": ("bert",), "causal_lm": ("gpt2", "llama")}
+FAMILIES = {"masked_lm": ("bert",), "causal_lm": ("gpt2", "llama"), "span_corruption": ("t5",)}
 
 
 def problems_of_objective(config: Config) -> Iterator[str]:

@@ -24,6 +24,8 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "objective.sequence_length": (8, INF, True),
     "objective.mask_fraction": (0, 1, False),
     "objective.max_predictions": (1, INF, True),
+    "objective.noise_fraction": (0, 1, False),
+    "objective.mean_span": (1, INF, True),
     "objective.short_fraction": (0, 1, True),
     "data.vocab_size": (
         300,
@@ -95,7 +97,10 @@ def _model(config: Config) -> Iterator[str]:
         yield f"model.heads={model.heads} is not divisible by model.kv_heads={model.kv_heads}"
     if model.unigram_bias and model.family != "bert":
         yield f"model.unigram_bias=true: the head of {model.family} has no bias to start from"
-    if objective.sequence_length > model.max_positions:
+    if (model.max_positions is None) != (model.family == "t5"):
+        given = "null" if model.max_positions is None else "given"
+        yield f"model.max_positions is {given}: t5 alone has none, and model.family={model.family}"
+    if model.max_positions and objective.sequence_length > model.max_positions:
         yield (
             f"objective.sequence_length={objective.sequence_length} is longer than the model's "
             f"positions: shorten it, or set model.max_positions (now {model.max_positions})"

@@ -21,6 +21,8 @@ FITTING = {  # a recipe whose other parts fit a model or an objective
     "gpt3": ["experiment=quickstart_gpt2"],
     "llama": ["experiment=quickstart_llama"],
     "causal": ["experiment=quickstart_gpt2"],
+    "t5": ["experiment=quickstart_t5"],
+    "span": ["experiment=quickstart_t5"],
     "text": ["data.path=text"],
 }
 

@@ -14,6 +14,7 @@ from trainers.config import ObjectiveConfig
 from trainers.data.batches import Ints
 from trainers.data.random_access import Purpose, permute
 from trainers.data.store import Store
+from trainers.data.stream import DocumentStream
 from trainers.errors import DataError
 
 
@@ -24,12 +25,10 @@ class CausalBatches:
     """
 
     def __init__(self, store: Store, eos: int, objective: ObjectiveConfig, seed: int) -> None:
-        self._store, self.eos, self._seed = store, eos, seed
+        self.eos, self._seed = eos, seed
+        self._stream = DocumentStream(store, eos)
         self._length, self._is_masked = objective.sequence_length, bool(objective.document_mask)
-        # Where each document begins in the stream: with the eos before it, one for each so far.
-        tokens = store.sentence_starts[store.document_starts]
-        self._starts = tokens + np.arange(len(tokens))
-        self.num_samples = int(self._starts[-1]) // self._length
+        self.num_samples = self._stream.num_tokens // self._length
         if self.num_samples == 0:
             raise DataError(
                 f"a part of the data has {store.meta.num_tokens} tokens, less than one block of "
@@ -45,17 +44,10 @@ class CausalBatches:
         """
         epoch, place = np.divmod(np.asarray(positions, dtype=np.int64), self.num_samples)
         block = permute(place, self.num_samples, Purpose.ORDER, self._seed, epoch)
-        first = block[:, None] * self._length
-        places = first + np.arange(self._length + 1)
-        document = self._documents(places)
-        offset = places - self._starts[document]
-        # Before a token stand as many eos as documents have begun, its own included.
-        source = places - document - 1
-        stream = np.take(self._store.tokens, source, mode="clip").astype(np.int64)
-        stream[offset == 0] = self.eos
+        stream, offset = self._stream.read(block * self._length, self._length + 1)
         batch = {"input_ids": stream[:, :-1], "labels": stream[:, 1:]}
         if self._is_masked:
-            batch["position_ids"] = np.minimum(offset, places - first)[:, :-1]
+            batch["position_ids"] = np.minimum(offset, np.arange(self._length + 1))[:, :-1]
         return {name: np.ascontiguousarray(array) for name, array in batch.items()}
 
     def num_labels(self, positions: Ints) -> dict[str, int]:
@@ -65,7 +57,3 @@ class CausalBatches:
     def num_tokens(self, positions: Ints) -> int:
         """Every place is a token."""
         return len(positions) * self._length
-
-    def _documents(self, places: Ints) -> Ints:
-        """The document of each place in the stream [B, L + 1], ascending in each row."""
-        return np.searchsorted(self._starts, places, side="right") - 1

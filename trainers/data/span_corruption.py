@@ -56,10 +56,10 @@ class SpanCorruptionBatches:
         """
         epoch, place = np.divmod(np.asarray(positions, dtype=np.int64), self.num_samples)
         sample = permute(place, self.num_samples, Purpose.ORDER, self._seed, epoch)
-        text, is_eos = self._stream.read(sample * self.lengths.text, self.lengths.text)
+        text, offset = self._stream.read(sample * self.lengths.text, self.lengths.text)
         key = hash64(Purpose.SAMPLE, self._seed, epoch, sample)
         start, size = draw_spans(key, self.lengths)
-        start = respect_borders(start, size, is_eos)
+        start = respect_borders(start, size, offset == 0)
         inputs, targets = corrupt(text, start, size, self._sentinels, self._eos)
         return {"input_ids": inputs, "labels": targets}
 

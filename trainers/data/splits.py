@@ -14,6 +14,7 @@ from trainers.data.masked import MaskedLMBatches
 from trainers.data.needs import needs_of
 from trainers.data.packed import PackedMLMBatches
 from trainers.data.prepare import Prepared, prepare
+from trainers.data.span_corruption import SpanCorruptionBatches
 from trainers.data.tokenizer import SpecialIds, fingerprint
 from trainers.data.words import num_words
 from trainers.errors import DataError
@@ -88,3 +89,5 @@ def _batches(config: Config, prepared: Prepared, part: str, seed: int) -> Batche
             )
         case "causal_lm":
             return CausalBatches(store, prepared.special.eos, config.objective, seed)
+        case "span_corruption":
+            return SpanCorruptionBatches(store, prepared.special, config.objective, seed)

@@ -4,7 +4,6 @@ eos a b c d e eos f g eos h i j k eos ...
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainers.data.batches import Ints
 from trainers.data.store import Store
@@ -20,12 +19,13 @@ class DocumentStream:
         self._starts = tokens + np.arange(len(tokens))
         self.num_tokens = int(self._starts[-1])
 
-    def read(self, first: Ints, length: int) -> tuple[Ints, NDArray[np.bool_]]:
-        """The `length` tokens from each place of `first` [B], and which are eos: [B, length]."""
+    def read(self, first: Ints, length: int) -> tuple[Ints, Ints]:
+        """The `length` tokens from each place of `first` [B], and how far each is into its document
+        (0: the eos before it), both [B, length]."""
         places = first[:, None] + np.arange(length)
         document = np.searchsorted(self._starts, places, side="right") - 1
-        is_eos = places == self._starts[document]
+        offset = places - self._starts[document]
         # Before a token stand as many eos as documents have begun, its own included.
         tokens = np.take(self._store.tokens, places - document - 1, mode="clip").astype(np.int64)
-        tokens[is_eos] = self._eos
-        return tokens, is_eos
+        tokens[offset == 0] = self._eos
+        return tokens, offset

@@ -52,9 +52,10 @@ def test_the_stream_can_be_read_at_any_place(store):
     stream, wanted = DocumentStream(store, EOS), whole_stream(store)
     assert stream.num_tokens == len(wanted)
     first = np.random.default_rng(0).integers(0, len(wanted) - 100, 200)
-    tokens, is_eos = stream.read(first, 100)
+    tokens, offset = stream.read(first, 100)
     assert np.array_equal(tokens, np.stack([wanted[place : place + 100] for place in first]))
-    assert np.array_equal(is_eos, tokens == EOS)
+    assert np.array_equal(offset == 0, tokens == EOS)
+    assert (offset[:, 1:] == np.where(tokens[:, 1:] == EOS, 0, offset[:, :-1] + 1)).all()
 
 
 def test_an_epoch_is_the_whole_stream_in_an_order_of_its_own(store, batches):
@@ -122,5 +123,5 @@ def test_too_few_sentinels_and_too_little_text(tmp_path, store):
     with pytest.raises(ConfigError, match="has 3 spans, and the vocabulary 2 sentinels"):
         SpanCorruptionBatches(store, special, objective(), seed=0)
     small = random_store(tmp_path / "s", num_documents=1)
-    with pytest.raises(DataError, match="sequence_length=4096 is made of 45"):
+    with pytest.raises(DataError, match="sequence_length=4096 is made of 4725"):
         SpanCorruptionBatches(small, SPECIAL, objective(sequence_length=4096, mean_span=9.0), 0)

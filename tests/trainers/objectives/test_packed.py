@@ -8,7 +8,7 @@ from tests.trainers.data.corpus import SPECIAL, VOCAB_SIZE, objective_config, ra
 from tests.trainers.objectives.test_masked_lm import MODEL
 from trainers.data.masked import MaskedLMBatches
 from trainers.data.packed import PackedMLMBatches
-from trainers.models import build_bert
+from trainers.models import build_model
 from trainers.objectives.masked_lm import MaskedLM
 from trainers.objectives.packed_attention import offsets, own_sample_mask, places
 
@@ -33,7 +33,7 @@ def both(tmp_path_factory: pytest.TempPathFactory):
 
 
 def model() -> MaskedLM:
-    return MaskedLM(build_bert(MODEL, VOCAB_SIZE, SPECIAL.pad, seed=1))
+    return MaskedLM(build_model(MODEL, VOCAB_SIZE, SPECIAL, seed=1))
 
 
 def gradients(objective: MaskedLM, loss: torch.Tensor) -> list[torch.Tensor]:
@@ -50,8 +50,10 @@ def assert_close(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
 def test_losses_and_gradients_are_those_of_the_padded_samples(both) -> None:
     packed, padded = both
     objective = model()
-    one, other = objective(packed), objective(padded)
+    with torch.no_grad():  # right answers are counted in evaluations alone
+        one, other = objective(packed), objective(padded)
     assert one.correct["mlm"] == other.correct["mlm"]
+    one, other = objective(packed), objective(padded)
     torch.testing.assert_close(one.loss["mlm"], other.loss["mlm"], rtol=1e-5, atol=0)
     assert_close(gradients(objective, one.loss["mlm"]), gradients(objective, other.loss["mlm"]))
 
