@@ -188,3 +188,29 @@ def test_pairs_need_two_documents(tmp_path):
         MaskedLMBatches(store, SPECIAL, VOCAB_SIZE, objective_config(), seed=0)
     objective = objective_config(next_sentence=False)
     assert MaskedLMBatches(store, SPECIAL, VOCAB_SIZE, objective, seed=0).num_samples > 0
+
+
+def test_labels_of_pairs_say_what_the_second_segment_is(tmp_path):
+    """0 it goes on where the first ends, 1 it is of another document; as often one as the other."""
+    store = random_store(tmp_path / "s", num_documents=50)
+    document = np.empty(VOCAB_SIZE, dtype=np.int64)  # a token tells its sentence and its document
+    starts = store.sentence_starts[store.document_starts]
+    document[store.tokens] = np.repeat(np.arange(50), np.diff(starts))
+    batches = MaskedLMBatches(store, SPECIAL, VOCAB_SIZE, objective_config(), seed=1)
+    batch = batches.batch(np.arange(40 * batches.num_samples))
+    ids, is_second = originals(batch), batch["token_type_ids"] == 1
+    is_text = ~np.isin(ids, SPECIAL.sorted())
+    place = np.arange(LENGTH)
+    end = np.where(is_text & ~is_second, place, -1).max(axis=1)
+    begin = np.where(is_text & is_second, place, LENGTH).min(axis=1)
+    row = np.arange(len(ids))
+    last, first = ids[row, end], ids[row, begin]
+    follows = batch["next_sentence_label"] == 0
+    assert (document[last] == document[first])[follows].all()
+    assert set((first - last)[follows]) == {0, 1}  # 0: both are of a sentence that was cut
+    assert (document[last] != document[first])[~follows].all()
+    for segment in (is_text & ~is_second, is_text & is_second):  # no segment crosses a border
+        found = np.where(segment, document[ids], -1)
+        assert (found == found.max(axis=1, keepdims=True))[segment].all()
+    # A run of one sentence has no true second half: a few more are random.
+    assert 0.5 < (~follows).mean() < 0.56
