@@ -24,7 +24,7 @@ FLOORS = [
     ["came.sharded_optimizer"],
     ["came"],
     ["launch", "trainers.errors", "trainers.durable", "trainers.redact", "trainers.typed"],
-    ["trainers.config", "trainers.deepspeed_keys", "trainers.schedules"],
+    ["trainers.config", "trainers.deepspeed_keys", "trainers.schedules", "trainers.phases"],
     ["trainers.objective_keys", "trainers.failures"],
     ["trainers.validate"],
     ["trainers.compose"],

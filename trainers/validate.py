@@ -8,6 +8,8 @@ from operator import attrgetter
 from trainers.config import Config
 from trainers.deepspeed_keys import problems_of_block
 from trainers.objective_keys import problems_of_objective
+from trainers.phases import phase_configs, problems_of_phases
+from trainers.schedules import warmup_steps
 
 # key: (lowest, highest, the ends themselves are allowed)
 INF = float("inf")
@@ -42,6 +44,8 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "eval.samples": (1, INF, True),
     "batch.global_size": (1, INF, True),
     "batch.micro_size": (0, INF, True),
+    "batch.ramp_from": (0, INF, True),
+    "batch.ramp_fraction": (0, 1, True),
     "runtime.threads": (0, 4096, True),
     "runtime.timeout_seconds": (1, 7 * 24 * 3600, True),
     "checkpoint.every": (0, INF, True),
@@ -54,10 +58,9 @@ def problems_of(config: Config, world_size: int) -> list[str]:
     """Every reason why `world_size` ranks cannot run `config`, in words."""
     return [
         *_limits(config),
-        *_model(config),
-        *problems_of_objective(config),
-        *_batch(config, world_size),
+        *_phases(config, world_size),
         *_optimizer(config),
+        *_schedule(config),
         *_logging(config),
         *_data(config),
         *_zero(config),
@@ -81,6 +84,19 @@ def _range(low: float, high: float, closed: bool) -> str:
     if high == INF:
         return f"{low} or more" if closed else f"above {low}"
     return f"from {low} to {high}" if closed else f"between {low} and {high}"
+
+
+def _phases(config: Config, world_size: int) -> Iterator[str]:
+    """What is wrong with the phases together, and with each by itself, said once."""
+    yield from problems_of_phases(config, world_size)
+    said = set(_limits(config))
+    for number, inside in enumerate(phase_configs(config)):
+        alone = (*_model(inside), *problems_of_objective(inside), *_batch(inside, world_size))
+        for problem in (*_limits(inside), *alone):
+            if problem not in said:
+                prefix = f"train.phases[{number}]: " if config.train.phases else ""
+                yield f"{prefix}{problem}"
+            said.add(problem)
 
 
 def _model(config: Config) -> Iterator[str]:
@@ -148,6 +164,28 @@ def _optimizer(config: Config) -> Iterator[str]:
         yield f"optimizer.betas={list(optimizer.betas)}: each must be at least 0 and below 1"
     if not all(eps >= 0 for eps in optimizer.eps):
         yield f"optimizer.eps={list(optimizer.eps)}: each must be 0 or more"
+
+
+def _schedule(config: Config) -> Iterator[str]:
+    schedule, steps = config.schedule, config.train.steps
+    for option, owners, low, high in (
+        ("final_ratio", ("linear", "poly", "cosine", "wsd"), 0.0, 1.0),
+        ("power", ("poly",), 0.0, INF),
+        ("decay_fraction", ("wsd",), 0.0, 1.0),
+    ):
+        value = getattr(schedule, option)
+        if (value is None) == (schedule.name in owners):
+            given_words = "null" if value is None else "given"
+            names = ", ".join(owners)
+            yield f"schedule.{option} is {given_words}: it is {names}'s, {_range(low, high, True)}"
+        elif value is not None and not low <= value <= high:
+            yield f"schedule.{option} must be {_range(low, high, True)}, not {value}"
+    if schedule.warmup_steps is not None and not 0 <= schedule.warmup_steps <= steps:
+        yield f"schedule.warmup_steps must be from 0 to train.steps, not {schedule.warmup_steps}"
+    elif schedule.name == "wsd" and steps >= 1:
+        decay = round((schedule.decay_fraction or 0.0) * steps)
+        if warmup_steps(schedule, steps) + decay > max(steps, 1):
+            yield "schedule: warm-up and decay_fraction together are longer than the run"
 
 
 def _logging(config: Config) -> Iterator[str]:
