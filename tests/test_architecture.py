@@ -25,6 +25,7 @@ FLOORS = [
     ["came"],
     ["launch", "trainers.errors", "trainers.durable", "trainers.redact", "trainers.typed"],
     ["trainers.config", "trainers.deepspeed_keys", "trainers.schedules", "trainers.phases"],
+    ["trainers.flops"],
     ["trainers.objective_keys", "trainers.failures"],
     ["trainers.validate"],
     ["trainers.compose"],

@@ -129,6 +129,8 @@ class RuntimeConfig:
     threads: int  # per rank; 0 = cores / local ranks
     kernel: Literal["auto", "eager", "cpu", "gpu"]  # of CAME's step; auto = the fastest at hand
     timeout_seconds: int  # the longest a rank waits for the others
+    prefetch: int = 2  # micro batches made ahead in a thread; 0 = none
+    peak_tflops: float = 0.0  # of one device, for train/mfu; 0 = by its name
 
 
 @dataclass(frozen=True, kw_only=True)

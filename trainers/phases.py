@@ -15,9 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trainers.config import Config, PhaseConfig
 
 
@@ -35,9 +32,9 @@ class Stretch:
         """How many samples the steps before `step` have read."""
         return self.position + (step - self.first) * self.size
 
-    def positions(self, step: int) -> NDArray[np.int64]:
+    def positions(self, step: int) -> range:
         """Of the samples of `step`."""
-        return np.arange(self.begin(step), self.begin(step + 1))
+        return range(self.begin(step), self.begin(step + 1))
 
 
 @dataclass(frozen=True)

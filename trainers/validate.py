@@ -37,6 +37,10 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "optimizer.clip_threshold": (0, INF, False),
     "optimizer.weight_decay": (0, INF, True),
     "schedule.warmup_fraction": (0, 1, True),
+    "schedule.warmup_steps": (0, INF, True),
+    "schedule.final_ratio": (0, 1, True),
+    "schedule.power": (0, INF, True),
+    "schedule.decay_fraction": (0, 1, True),
     "train.steps": (1, INF, True),
     "train.log_every": (1, INF, True),
     "train.gradient_clipping": (0, INF, True),
@@ -47,6 +51,8 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "batch.ramp_from": (0, INF, True),
     "batch.ramp_fraction": (0, 1, True),
     "runtime.threads": (0, 4096, True),
+    "runtime.prefetch": (0, 1024, True),
+    "runtime.peak_tflops": (0, INF, True),
     "runtime.timeout_seconds": (1, 7 * 24 * 3600, True),
     "checkpoint.every": (0, INF, True),
     "checkpoint.keep": (2, INF, True),  # one may turn out to be damaged
@@ -168,24 +174,19 @@ def _optimizer(config: Config) -> Iterator[str]:
 
 def _schedule(config: Config) -> Iterator[str]:
     schedule, steps = config.schedule, config.train.steps
-    for option, owners, low, high in (
-        ("final_ratio", ("linear", "poly", "cosine", "wsd"), 0.0, 1.0),
-        ("power", ("poly",), 0.0, INF),
-        ("decay_fraction", ("wsd",), 0.0, 1.0),
+    for option, owners in (
+        ("final_ratio", ("linear", "poly", "cosine", "wsd")),
+        ("power", ("poly",)),
+        ("decay_fraction", ("wsd",)),
     ):
-        value = getattr(schedule, option)
-        if (value is None) == (schedule.name in owners):
-            given_words = "null" if value is None else "given"
-            names = ", ".join(owners)
-            yield f"schedule.{option} is {given_words}: it is {names}'s, {_range(low, high, True)}"
-        elif value is not None and not low <= value <= high:
-            yield f"schedule.{option} must be {_range(low, high, True)}, not {value}"
-    if schedule.warmup_steps is not None and not 0 <= schedule.warmup_steps <= steps:
-        yield f"schedule.warmup_steps must be from 0 to train.steps, not {schedule.warmup_steps}"
-    elif schedule.name == "wsd" and steps >= 1:
-        decay = round((schedule.decay_fraction or 0.0) * steps)
-        if warmup_steps(schedule, steps) + decay > max(steps, 1):
-            yield "schedule: warm-up and decay_fraction together are longer than the run"
+        if (getattr(schedule, option) is None) == (schedule.name in owners):
+            given_words = "given" if schedule.name not in owners else "null"
+            yield f"schedule.{option} is {given_words}: it is a number of {', '.join(owners)} alone"
+    decay = round((schedule.decay_fraction or 0.0) * steps)
+    if schedule.warmup_steps is not None and schedule.warmup_steps > steps:
+        yield f"schedule.warmup_steps={schedule.warmup_steps} is more than train.steps={steps}"
+    elif schedule.name == "wsd" and steps > 1 and warmup_steps(schedule, steps) + decay > steps:
+        yield "schedule: warm-up and decay_fraction together are longer than the run"
 
 
 def _logging(config: Config) -> Iterator[str]:

@@ -20,7 +20,7 @@ def composed(*words: str) -> Config:
 def test_without_phases_all_steps_are_alike() -> None:
     (stretch,) = plan(composed()).stretches
     assert (stretch.first, stretch.last, stretch.size) == (1, 100, 64)
-    assert stretch.positions(3).tolist() == list(range(128, 192))
+    assert stretch.positions(3) == range(128, 192)
     assert phase_configs(composed()) == (composed(),)
 
 
@@ -68,7 +68,9 @@ def random_config(generator: np.random.Generator) -> Config:
     shares = generator.dirichlet(np.ones(generator.integers(1, 4))) * 0.7 + 0.1
     shares /= shares.sum()
     steps = int(generator.integers(30, 200))
-    words = [f"{{share:{s:.9f},global_size:{g}}}" for s, g in zip(shares, (60, 96, 12))]
+    words = [
+        f"{{share:{s:.9f},global_size:{g}}}" for s, g in zip(shares, (60, 96, 12), strict=False)
+    ]
     phases = composed(f"train.steps={steps}", f"train.phases=[{','.join(words)}]").train.phases
     ramp = {"ramp_from": 6, "ramp_fraction": float(generator.uniform(0, shares[0] * 0.9))}
     return replace(

@@ -91,10 +91,13 @@ def test_the_files_are_complete(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ("schedule.power=2", "schedule.power is given: it is poly's, 0.0 or more"),
-        ("schedule.final_ratio=2", "schedule.final_ratio must be from 0.0 to 1.0, not 2.0"),
-        ("schedule.final_ratio=null", "final_ratio is null: it is linear, poly, cosine, wsd's"),
-        ("schedule.warmup_steps=1e9", "warmup_steps must be from 0 to train.steps, not 1000000000"),
+        ("schedule.power=2", "schedule.power is given: it is a number of poly alone"),
+        ("schedule.final_ratio=2", "schedule.final_ratio must be from 0 to 1, not 2.0"),
+        (
+            "schedule.final_ratio=null",
+            "final_ratio is null: it is a number of linear, poly, cosine, wsd",
+        ),
+        ("schedule.warmup_steps=1e9", "warmup_steps=1000000000 is more than train.steps="),
         (
             "schedule=wsd schedule.decay_fraction=0.9",
             "warm-up and decay_fraction together are longer than the run",

@@ -22,7 +22,7 @@ class MaskedLM(nn.Module):
         hidden = self.model.bert(
             input_ids=batch["input_ids"],
             token_type_ids=batch["token_type_ids"],
-            attention_mask=batch["attention_mask"],
+            attention_mask=key_mask(batch.get("attention_mask")),
         )
         # The vocabulary head at the masked positions only: one in seven.
         positions = batch["masked_positions"]
@@ -37,3 +37,12 @@ class MaskedLM(nn.Module):
             return Sums({"mlm": loss + scores.sum() * 0.0}, {"mlm": correct})
         nsp_loss, nsp_correct = loss_and_correct(scores, labels)
         return Sums({"mlm": loss, "nsp": nsp_loss}, {"mlm": correct, "nsp": nsp_correct})
+
+
+def key_mask(attention_mask: Tensor | None) -> Tensor | None:
+    """Which tokens may be looked at, [B, 1, 1, L], from [B, L]; None where all may.
+
+    A mask of two dimensions transformers would ask whether it is all ones: the host would wait for
+    the device in every forward.
+    """
+    return None if attention_mask is None else attention_mask[:, None, None, :].bool()
