@@ -130,6 +130,11 @@ class RuntimeConfig:
     kernel: Literal["auto", "eager", "cpu", "gpu"]  # of CAME's step; auto = the fastest at hand
     timeout_seconds: int  # the longest a rank waits for the others
     prefetch: int = 2  # micro batches made ahead in a thread; 0 = none
+    compile: bool = False  # torch.compile
+    activation_checkpointing: bool = False  # layers are computed again in backward, not kept
+    # auto: the largest that fits takes the place of batch.micro_size
+    micro_batch: Literal["given", "auto"] = "given"
+    memory_gb: float = 0.0  # that one rank may use, for micro_batch=auto; 0 = as the device has
     peak_tflops: float = 0.0  # of one device, for train/mfu; 0 = by its name
 
 

@@ -52,6 +52,7 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "batch.ramp_fraction": (0, 1, True),
     "runtime.threads": (0, 4096, True),
     "runtime.prefetch": (0, 1024, True),
+    "runtime.memory_gb": (0, INF, True),
     "runtime.peak_tflops": (0, INF, True),
     "runtime.timeout_seconds": (1, 7 * 24 * 3600, True),
     "checkpoint.every": (0, INF, True),
@@ -67,6 +68,7 @@ def problems_of(config: Config, world_size: int) -> list[str]:
         *_phases(config, world_size),
         *_optimizer(config),
         *_schedule(config),
+        *_runtime(config),
         *_logging(config),
         *_data(config),
         *_zero(config),
@@ -187,6 +189,17 @@ def _schedule(config: Config) -> Iterator[str]:
         yield f"schedule.warmup_steps={schedule.warmup_steps} is more than train.steps={steps}"
     elif schedule.name == "wsd" and steps > 1 and warmup_steps(schedule, steps) + decay > steps:
         yield "schedule: warm-up and decay_fraction together are longer than the run"
+
+
+def _runtime(config: Config) -> Iterator[str]:
+    runtime = config.runtime
+    if runtime.compile and config.zero.stage == 3:
+        yield "runtime.compile needs zero.stage 0, 1 or 2: stage 3 moves parameters between layers"
+    given = [config.batch.micro_size, *(phase.micro_size for phase in config.train.phases)]
+    if runtime.micro_batch == "auto" and any(given):
+        yield "runtime.micro_batch=auto finds the micro batch: leave batch.micro_size at 0"
+    if runtime.micro_batch == "given" and runtime.memory_gb:
+        yield f"runtime.memory_gb={runtime.memory_gb} is for runtime.micro_batch=auto alone"
 
 
 def _logging(config: Config) -> Iterator[str]:

@@ -25,10 +25,12 @@ from trainers.run.distributed import World, join, leave
 from trainers.run.engine import DTYPES, build_engine, set_batch
 from trainers.run.evaluate import Evaluator, to_device
 from trainers.run.feed import Feed, Micro
+from trainers.run.fit import fit_micro_batches, told
 from trainers.run.folder import RunFolder
 from trainers.run.identity import identity, setting
 from trainers.run.meter import Meter
 from trainers.run.metrics import FILE_NAME, Metrics, read
+from trainers.run.speed import set_speed
 from trainers.schedules import learning_rate
 
 
@@ -41,13 +43,16 @@ def run(config: Config) -> None:
     data = open_phases(config)
     world = join(config.runtime)
     with RunFolder.open(config.run.dir, world.rank) as folder:
-        first, *_ = phase_configs(config)
         module = build_module(config, data[0])
         module = module.to(world.device, DTYPES[config.runtime.dtype])
         sample = to_device(data[0].train.batch(np.arange(1)), world)
         device = f"{_device_name(world)}; {attention_kernels(module, sample)}"
+        set_speed(module, config.runtime)
+        if config.runtime.micro_batch == "auto":
+            config = fit_micro_batches(config, data, module, world)
+            device += f"; {told(config)}"
         optimizer = build_optimizer(config.optimizer, config.runtime, module)
-        engine, ledger = build_engine(first, module, optimizer, world.world_size)
+        engine, ledger = build_engine(phase_configs(config)[0], module, optimizer, world.world_size)
         saver = Saver(config, data[0], folder, world)
         start = saver.resume(engine)
         if start < config.train.steps:
