@@ -61,13 +61,12 @@ def training_flops(
 
 
 def layer_weights(model: ModelConfig) -> int:
-    """Weights of all layers' matrices: four for attention, and two, or three gated, after it."""
-    gated = model.family in _GATED
-    attention, feedforward = 4 * model.hidden**2, (3 if gated else 2) * model.hidden
-    return model.layers * (attention + feedforward * model.intermediate)
-
-
-_GATED = ("llama",)
+    """Weights of all layers' matrices: queries, keys, values, output, and what comes after."""
+    shared = (model.kv_heads or model.heads) / model.heads  # of keys and values
+    attention = round((2 + 2 * shared) * model.hidden**2)
+    gated = model.family == "llama"
+    feedforward = (3 if gated else 2) * model.hidden * model.intermediate
+    return model.layers * (attention + feedforward)
 
 
 def _token_flops(model: ModelConfig, weights: int, length: int) -> float:

@@ -5,10 +5,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.trainers.data.corpus import SPECIAL
 from trainers.compose import compose
 from trainers.config import Config
 from trainers.flops import layer_weights, peak_flops, training_flops
-from trainers.models import build_bert
+from trainers.models import build_model
 from trainers.objectives.masked_lm import MaskedLM
 
 
@@ -25,9 +26,22 @@ def test_weights_of_bert_large() -> None:
     assert layer_weights(bert("model=bert_large").model) == 24 * 12 * 1024**2
 
 
+@pytest.mark.parametrize("name", ["gpt2_small", "llama_1b"])
+def test_weights_are_those_of_the_model(name: str) -> None:
+    config = compose([f"model={name}", "experiment=quickstart_gpt2"], 1).model
+    with torch.device("meta"):
+        model = build_model(config, 1000, SPECIAL, seed=0)
+    found = [
+        param.numel()
+        for path, param in model.base_model.named_parameters()
+        if param.dim() == 2 and "wte" not in path and "wpe" not in path and "embed" not in path
+    ]
+    assert layer_weights(config) == sum(found)
+
+
 def test_torch_counts_the_same() -> None:
     config = bert("model.layers=2", "model.hidden=64", "model.intermediate=256", "model.heads=2")
-    module = MaskedLM(build_bert(config.model, 1000, 0, seed=0))
+    module = MaskedLM(build_model(config.model, 1000, SPECIAL, seed=0))
     ids = torch.randint(5, 1000, (4, 128))
     batch = {
         "input_ids": ids,

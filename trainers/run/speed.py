@@ -17,5 +17,4 @@ def set_speed(module: nn.Module, runtime: RuntimeConfig) -> None:
 def checkpoint_activations(module: nn.Module) -> None:
     """Keep of each layer its input alone, and compute the layer again in backward."""
     (model,) = (inner for inner in module.children() if isinstance(inner, PreTrainedModel))
-    # The reentrant kind would refuse parameters that take part without a gradient of the input.
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.activation_checkpointing_enable()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tests.trainers.data.corpus import SPECIAL, VOCAB_SIZE, objective_config, random_store
 from tests.trainers.objectives.test_masked_lm import MODEL
 from trainers.data.masked import MaskedLMBatches
-from trainers.models import build_bert
+from trainers.models import build_model
 from trainers.objectives.masked_lm import MaskedLM
 from trainers.run.fit import SavedBytes
 from trainers.run.speed import checkpoint_activations
@@ -35,7 +35,7 @@ def learned(module: nn.Module, batch: dict[str, Tensor]) -> tuple[float, dict[st
 
 
 def make(dropout: float) -> MaskedLM:
-    module = MaskedLM(build_bert(MODEL, VOCAB_SIZE, SPECIAL.pad, seed=1))
+    module = MaskedLM(build_model(MODEL, VOCAB_SIZE, SPECIAL, seed=1))
     for inner in module.modules():
         if isinstance(inner, nn.Dropout):
             inner.p = dropout
