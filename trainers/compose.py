@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import gcd
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from yaml import YAMLError
 from launch.devices import default_processes
 from trainers.config import Config
 from trainers.errors import ConfigError
+from trainers.phases import batch_units, with_micro_sizes
 from trainers.typed import convert, fields_of, leaves, nearest
 from trainers.validate import problems_of
 
@@ -71,7 +73,7 @@ def compose(overrides: Sequence[str], world_size: int | None = None) -> Config:
 
 def _processes_for(config: Config) -> int:
     """One per device; fewer where the batch does not divide and nobody said how to divide it."""
-    devices, size = default_processes(), config.batch.global_size
+    devices, size = default_processes(), gcd(*batch_units(config))
     if config.batch.micro_size or size < 1:
         return devices
     return next(number for number in range(devices, 0, -1) if size % number == 0)
@@ -79,12 +81,10 @@ def _processes_for(config: Config) -> int:
 
 def _concrete(config: Config, world_size: int) -> Config:
     """Zeros and tildes that stand for something become that something."""
-    batch, run, data = config.batch, config.run, config.data
-    micro_size = batch.micro_size or batch.global_size // world_size
+    run, data = config.run, config.data
     paths = {name: getattr(data, name) for name in ("path", "tokenizer", "cache_dir")}
     return replace(
-        config,
-        batch=replace(batch, micro_size=micro_size),
+        with_micro_sizes(config, world_size),
         launch=replace(config.launch, processes=world_size),
         run=replace(run, dir=expanduser(run.dir)),
         data=replace(data, **{name: path and expanduser(path) for name, path in paths.items()}),

@@ -79,8 +79,23 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    name: Literal["linear", "constant"]
+    name: Literal["linear", "poly", "cosine", "wsd", "constant"]
     warmup_fraction: float  # of train.steps
+    warmup_steps: int | None = None  # instead of the fraction
+    final_ratio: float | None = None  # of the peak, after the last step; constant has none
+    power: float | None = None  # poly
+    decay_fraction: float | None = None  # wsd: of train.steps, the last ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """A part of a run; what is not given is as in the whole configuration."""
+
+    share: float  # of train.steps
+    sequence_length: int | None = None  # tokens
+    max_predictions: int | None = None  # masked tokens per sequence, at most
+    global_size: int | None = None  # sequences per optimizer step
+    micro_size: int | None = None  # sequences per rank and forward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +103,7 @@ class TrainConfig:
     steps: int
     log_every: int  # steps
     gradient_clipping: float  # global norm; 0 = off
+    phases: tuple[PhaseConfig, ...] = ()  # one after the other; none = all steps alike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +116,8 @@ class EvalConfig:
 class BatchConfig:
     global_size: int  # sequences per optimizer step, over all ranks
     micro_size: int  # sequences per rank and forward; 0 in the YAML = global_size / ranks
+    ramp_from: int = 0  # sequences of the first step, if the batch grows; 0 = it does not
+    ramp_fraction: float = 0.0  # of train.steps, until it has global_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +133,13 @@ class RuntimeConfig:
     threads: int  # per rank; 0 = cores / local ranks
     kernel: Literal["auto", "eager", "cpu", "gpu"]  # of CAME's step; auto = the fastest at hand
     timeout_seconds: int  # the longest a rank waits for the others
+    prefetch: int = 2  # micro batches made ahead in a thread; 0 = none
+    compile: bool = False  # torch.compile
+    activation_checkpointing: bool = False  # layers are computed again in backward, not kept
+    # auto: the largest that fits takes the place of batch.micro_size
+    micro_batch: Literal["given", "auto"] = "given"
+    memory_gb: float = 0.0  # that one rank may use, for micro_batch=auto; 0 = as the device has
+    peak_tflops: float = 0.0  # of one device, for train/mfu; 0 = by its name
 
 
 @dataclass(frozen=True, kw_only=True)

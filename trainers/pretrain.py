@@ -118,11 +118,11 @@ def _number_of(name: str) -> int | None:
 def _launch(line: CommandLine) -> int:
     """Everything that can be refused is refused here, once, before there are ranks."""
     config = compose(line.overrides)
-    from trainers.data.splits import open_splits
+    from trainers.data.splits import open_phases
     from trainers.run.folder import check
 
     check(config.run.dir)
-    open_splits(config)
+    open_phases(config)
     flags = ["--traceback"] if line.traceback else []
     command = [sys.executable, "-c", START, *flags, *line.overrides]
     outcome = run_local(command, config.launch.processes, config.runtime.threads)

@@ -8,6 +8,8 @@ from operator import attrgetter
 from trainers.config import Config
 from trainers.deepspeed_keys import problems_of_block
 from trainers.objective_keys import problems_of_objective
+from trainers.phases import phase_configs, problems_of_phases
+from trainers.schedules import warmup_steps
 
 # key: (lowest, highest, the ends themselves are allowed)
 INF = float("inf")
@@ -37,6 +39,10 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "optimizer.clip_threshold": (0, INF, False),
     "optimizer.weight_decay": (0, INF, True),
     "schedule.warmup_fraction": (0, 1, True),
+    "schedule.warmup_steps": (0, INF, True),
+    "schedule.final_ratio": (0, 1, True),
+    "schedule.power": (0, INF, True),
+    "schedule.decay_fraction": (0, 1, True),
     "train.steps": (1, INF, True),
     "train.log_every": (1, INF, True),
     "train.gradient_clipping": (0, INF, True),
@@ -44,7 +50,12 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "eval.samples": (1, INF, True),
     "batch.global_size": (1, INF, True),
     "batch.micro_size": (0, INF, True),
+    "batch.ramp_from": (0, INF, True),
+    "batch.ramp_fraction": (0, 1, True),
     "runtime.threads": (0, 4096, True),
+    "runtime.prefetch": (0, 1024, True),
+    "runtime.memory_gb": (0, INF, True),
+    "runtime.peak_tflops": (0, INF, True),
     "runtime.timeout_seconds": (1, 7 * 24 * 3600, True),
     "checkpoint.every": (0, INF, True),
     "checkpoint.keep": (2, INF, True),  # one may turn out to be damaged
@@ -56,10 +67,10 @@ def problems_of(config: Config, world_size: int) -> list[str]:
     """Every reason why `world_size` ranks cannot run `config`, in words."""
     return [
         *_limits(config),
-        *_model(config),
-        *problems_of_objective(config),
-        *_batch(config, world_size),
+        *_phases(config, world_size),
         *_optimizer(config),
+        *_schedule(config),
+        *_runtime(config),
         *_logging(config),
         *_data(config),
         *_zero(config),
@@ -83,6 +94,19 @@ def _range(low: float, high: float, closed: bool) -> str:
     if high == INF:
         return f"{low} or more" if closed else f"above {low}"
     return f"from {low} to {high}" if closed else f"between {low} and {high}"
+
+
+def _phases(config: Config, world_size: int) -> Iterator[str]:
+    """What is wrong with the phases together, and with each by itself, said once."""
+    yield from problems_of_phases(config, world_size)
+    said = set(_limits(config))
+    for number, inside in enumerate(phase_configs(config)):
+        alone = (*_model(inside), *problems_of_objective(inside), *_batch(inside, world_size))
+        for problem in (*_limits(inside), *alone):
+            if problem not in said:
+                prefix = f"train.phases[{number}]: " if config.train.phases else ""
+                yield f"{prefix}{problem}"
+            said.add(problem)
 
 
 def _model(config: Config) -> Iterator[str]:
@@ -153,6 +177,34 @@ def _optimizer(config: Config) -> Iterator[str]:
         yield f"optimizer.betas={list(optimizer.betas)}: each must be at least 0 and below 1"
     if not all(eps >= 0 for eps in optimizer.eps):
         yield f"optimizer.eps={list(optimizer.eps)}: each must be 0 or more"
+
+
+def _schedule(config: Config) -> Iterator[str]:
+    schedule, steps = config.schedule, config.train.steps
+    for option, owners in (
+        ("final_ratio", ("linear", "poly", "cosine", "wsd")),
+        ("power", ("poly",)),
+        ("decay_fraction", ("wsd",)),
+    ):
+        if (getattr(schedule, option) is None) == (schedule.name in owners):
+            given_words = "given" if schedule.name not in owners else "null"
+            yield f"schedule.{option} is {given_words}: it is a number of {', '.join(owners)} alone"
+    decay = round((schedule.decay_fraction or 0.0) * steps)
+    if schedule.warmup_steps is not None and schedule.warmup_steps > steps:
+        yield f"schedule.warmup_steps={schedule.warmup_steps} is more than train.steps={steps}"
+    elif schedule.name == "wsd" and steps > 1 and warmup_steps(schedule, steps) + decay > steps:
+        yield "schedule: warm-up and decay_fraction together are longer than the run"
+
+
+def _runtime(config: Config) -> Iterator[str]:
+    runtime = config.runtime
+    if runtime.compile and config.zero.stage == 3:
+        yield "runtime.compile needs zero.stage 0, 1 or 2: stage 3 moves parameters between layers"
+    given = [config.batch.micro_size, *(phase.micro_size for phase in config.train.phases)]
+    if runtime.micro_batch == "auto" and any(given):
+        yield "runtime.micro_batch=auto finds the micro batch: leave batch.micro_size at 0"
+    if runtime.micro_batch == "given" and runtime.memory_gb:
+        yield f"runtime.memory_gb={runtime.memory_gb} is for runtime.micro_batch=auto alone"
 
 
 def _logging(config: Config) -> Iterator[str]:

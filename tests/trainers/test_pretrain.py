@@ -21,13 +21,13 @@ def module(name, **names):
     sys.modules[name] = types.ModuleType(name)
     vars(sys.modules[name]).update(names)
 
-def open_splits(config): print("prepared", config.data.name, config.objective.sequence_length)
+def open_phases(config): print("prepared", config.data.name, config.objective.sequence_length)
 def check(path): print("checked", path)
 def run(config):
     print("rank", os.environ["RANK"], "of", config.launch.processes, config.train.steps, flush=True)
     exec(os.environ.get("IN_THE_RUN", ""))
 
-module("trainers.data.splits", open_splits=open_splits)
+module("trainers.data.splits", open_phases=open_phases)
 module("trainers.run.folder", check=check)
 module("trainers.run.loop", run=run)
 from trainers.pretrain import main

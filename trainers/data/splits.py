@@ -18,6 +18,7 @@ from trainers.data.span_corruption import SpanCorruptionBatches
 from trainers.data.tokenizer import SpecialIds, fingerprint
 from trainers.data.words import num_words
 from trainers.errors import DataError
+from trainers.phases import phase_configs
 
 COUNTED_TOKENS = 2**24  # enough for frequencies, and read in a moment
 HELDOUT_SEED = 0  # the same held-out masks and pairs in every run, so that runs compare
@@ -47,13 +48,20 @@ class Splits:
         return num_words(self.tokenizer, self.heldout.eos, batch)
 
 
-def open_splits(config: Config) -> Splits:
-    """Open (or make) the prepared data.
+def open_phases(config: Config) -> tuple[Splits, ...]:
+    """Open (or make) the prepared data of each phase, one store for all of them.
 
     Raises:
         DataError: the text is missing, malformed, or has fewer samples than one global batch.
     """
-    prepared = prepare(config.data, needs_of(config.objective))
+    configs = phase_configs(config)
+    shortest = min(inside.objective.sequence_length for inside in configs)
+    return tuple(open_splits(inside, shortest) for inside in configs)
+
+
+def open_splits(config: Config, shortest: int | None = None) -> Splits:
+    """The prepared data of one phase; sentences are cut to fit sequences of `shortest` tokens."""
+    prepared = prepare(config.data, needs_of(config.objective, shortest))
     train = _batches(config, prepared, "train", config.run.seed)
     heldout = _batches(config, prepared, "heldout", HELDOUT_SEED)
     if train.num_samples < config.batch.global_size:

@@ -42,10 +42,20 @@ class MaskedLM(nn.Module):
         """BERT's output; a packed row is read sample by sample, by offsets if `jagged`."""
         starts, ids = batch.get("sample_starts"), batch["input_ids"]
         if starts is None:
-            return self.model.bert(ids, batch["attention_mask"], batch["token_type_ids"])
+            mask = key_mask(batch.get("attention_mask"))
+            return self.model.bert(ids, mask, batch["token_type_ids"])
         position, sample = places(starts, ids.shape[1])
         if jagged:
             own = {"sample_offsets": offsets(starts, ids.shape[1])}
         else:
             own = {"attention_mask": own_sample_mask(sample)}
         return self.model.bert(ids, position_ids=position, **own)
+
+
+def key_mask(attention_mask: Tensor | None) -> Tensor | None:
+    """Which tokens may be looked at, [B, 1, 1, L], from [B, L]; None where all may.
+
+    A mask of two dimensions transformers would ask whether it is all ones: the host would wait for
+    the device in every forward.
+    """
+    return None if attention_mask is None else attention_mask[:, None, None, :].bool()

@@ -15,7 +15,7 @@ from came.sharded_optimizer import ShardedOptimizer
 from trainers.config import Config
 from trainers.errors import ConfigError
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
@@ -60,10 +60,23 @@ def num_micro_batches(config: Config, world_size: int) -> int:
     return config.batch.global_size // (config.batch.micro_size * world_size)
 
 
+def set_batch(engine: Any, size: int, micro_size: int) -> None:
+    """From the next step on: `size` samples a step over all ranks, `micro_size` at a time."""
+    if (engine.train_batch_size(), engine.train_micro_batch_size_per_gpu()) == (size, micro_size):
+        return
+    engine.set_train_micro_batch_size(micro_size)
+    engine.set_train_batch_size(size)
+    # A step ends where the number of micro batches since the start is a multiple of those in a
+    # step: with another number of them the counting has to begin anew.
+    engine.micro_steps = 0
+
+
 def build_engine(
     config: Config, module: nn.Module, optimizer: torch.optim.Optimizer, world_size: int
 ) -> tuple[Any, Ledger | None]:
     """`module` and `optimizer` inside DeepSpeed, and the ledger of ours.  Every rank must call it.
+
+    `module` has the dtype of the run.
 
     Raises:
         ConfigError: DeepSpeed, or our optimizer under it, does not accept the settings.
@@ -76,7 +89,7 @@ def build_engine(
     try:
         with _bounded_groups(config.runtime.timeout_seconds):
             engine, *_ = deepspeed.initialize(
-                model=module.to(_DTYPES[config.runtime.dtype]),
+                model=module,
                 optimizer=optimizer,
                 config=deepspeed_config(config, world_size),
                 dist_init_required=False,

@@ -1,7 +1,7 @@
 """Which settings a run must share with the checkpoint it goes on from, and which may change."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from trainers.config import Config
@@ -23,6 +23,7 @@ def identity(config: Config, *, data: str, tokenizer: str) -> dict[str, Any]:
     """Dotted keys whose values must be equal; `data` and `tokenizer` are fingerprints."""
     return {
         **_chosen(config, _SAME),
+        **_changing_batches(config),
         "data (fingerprint)": data,
         "tokenizer (fingerprint)": tokenizer,
     }
@@ -31,6 +32,19 @@ def identity(config: Config, *, data: str, tokenizer: str) -> dict[str, Any]:
 def setting(config: Config, *, world_size: int) -> dict[str, Any]:
     """Dotted keys whose values may differ from the checkpoint's."""
     return {**_chosen(config, _FREE), "world_size": world_size}
+
+
+def _changing_batches(config: Config) -> dict[str, Any]:
+    """What says which samples a step reads, where steps differ: then their number does too."""
+    batch, phases = config.batch, config.train.phases
+    if not phases and not batch.ramp_from:
+        return {}
+    return {
+        "train.phases": [asdict(replace(phase, micro_size=None)) for phase in phases],
+        "batch.ramp_from": batch.ramp_from,
+        "batch.ramp_fraction": batch.ramp_fraction,
+        "train.steps": config.train.steps,
+    }
 
 
 def _chosen(config: Config, prefixes: tuple[str, ...]) -> dict[str, Any]:

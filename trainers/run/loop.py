@@ -1,14 +1,13 @@
 """The training loop: fetch the global batch, accumulate, step, log, evaluate, save."""
 
 import json
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from came import CAME, telemetry
@@ -16,15 +15,22 @@ from came.state import after_load, entries
 from trainers.build import build_module, build_optimizer
 from trainers.config import Config
 from trainers.data.random_access import Purpose, hash64
-from trainers.data.splits import Splits, open_splits
+from trainers.data.splits import Splits, open_phases
 from trainers.errors import NonFiniteError
+from trainers.flops import peak_flops
+from trainers.phases import Stretch, phase_configs, plan
 from trainers.run import checkpoint
+from trainers.run.attention import attention_kernels
 from trainers.run.distributed import World, join, leave
-from trainers.run.engine import build_engine, num_micro_batches
+from trainers.run.engine import DTYPES, build_engine, set_batch
 from trainers.run.evaluate import Evaluator, to_device
+from trainers.run.feed import Feed, Micro
+from trainers.run.fit import fit_micro_batches, told
 from trainers.run.folder import RunFolder
 from trainers.run.identity import identity, setting
+from trainers.run.meter import Meter
 from trainers.run.metrics import FILE_NAME, Metrics, read
+from trainers.run.speed import set_speed
 from trainers.schedules import learning_rate
 
 
@@ -34,17 +40,26 @@ def run(config: Config) -> None:
     Raises:
         RunError: whatever ends the run, with an exit code of its own.
     """
-    data = open_splits(config)
+    data = open_phases(config)
     world = join(config.runtime)
     with RunFolder.open(config.run.dir, world.rank) as folder:
-        module = build_module(config, data)
+        module = build_module(config, data[0])
+        module = module.to(world.device, DTYPES[config.runtime.dtype])
+        sample = to_device(data[0].train.batch(np.arange(1)), world)
+        device = f"{_device_name(world)}; {attention_kernels(module, sample)}"
+        set_speed(module, config.runtime)
+        if config.runtime.micro_batch == "auto":
+            config = fit_micro_batches(config, data, module, world)
+            device += f"; {told(config)}"
         optimizer = build_optimizer(config.optimizer, config.runtime, module)
-        engine, ledger = build_engine(config, module, optimizer, world.world_size)
-        saver = Saver(config, data, folder, world)
+        engine, ledger = build_engine(phase_configs(config)[0], module, optimizer, world.world_size)
+        saver = Saver(config, data[0], folder, world)
         start = saver.resume(engine)
         if start < config.train.steps:
-            folder.describe(config, device=_device_name(world), world_size=world.world_size)
-            folder.write("tokenizer.json", data.tokenizer.to_str())
+            folder.describe(config, device=device, world_size=world.world_size)
+            folder.write("tokenizer.json", data[0].tokenizer.to_str())
+            if world.rank == 0:
+                print(device, flush=True)
             if ledger is not None:
                 folder.write("ledger.json", json.dumps(ledger.as_dict(), indent=1) + "\n")
             with Metrics(folder.path, config, world.rank, resume_step=start) as metrics:
@@ -56,87 +71,80 @@ def run(config: Config) -> None:
 
 def train(
     config: Config,
-    data: Splits,
+    data: Sequence[Splits],
     engine: Any,
     world: World,
     saver: "Saver",
     metrics: Metrics,
     start: int,
 ) -> None:
-    """Steps `start + 1` to `train.steps`, with evaluations, checkpoints and metrics on the way."""
-    steps, size = config.train.steps, config.batch.global_size
-    evaluate = Evaluator(config, data, world)
-    engine.train()
-    watch = Stopwatch(start)
-    for step in range(start + 1, steps + 1):
-        with _naming(step):
-            positions = np.arange((step - 1) * size, step * size)
-            rate = learning_rate(config.schedule, step, steps, config.optimizer.lr)
-            loss = train_step(config, data, engine, world, positions, rate, step)
+    """Steps `start + 1` to `train.steps`, with evaluations, checkpoints and metrics on the way.
 
-            values: dict[str, Any] = {"step": step}
-            saves = step == steps or _is_due(step, config.checkpoint.every)
-            logs = step in (1, steps) or _is_due(step, config.train.log_every)
-            if logs or saves:
-                total = _finite(world.sum(loss).item(), engine, step, positions)
-            if logs:
-                seconds = watch.seconds_per_step(step)
-                values |= {
-                    "samples": step * size,
-                    "tokens": step * size * config.objective.sequence_length,
-                    "train/loss": total,
-                    "train/lr": rate,
-                    "train/seconds": seconds,
-                    "train/tokens_per_second": size * config.objective.sequence_length / seconds,
-                }
-                if config.logging.telemetry:
-                    values |= _telemetry(engine.basic_optimizer)
-            with watch.paused():
-                if step == steps or _is_due(step, config.eval.every):
-                    values |= evaluate(engine)
-                if len(values) > 1:
-                    metrics.log(values)
-                if saves:
-                    saver.save(engine, step)
+    `data` are the splits of each phase.
+    """
+    steps, phases, whole = config.train.steps, phase_configs(config), plan(config)
+    evaluators = [
+        Evaluator(inside, splits, world) for inside, splits in zip(phases, data, strict=True)
+    ]
+    peak = peak_flops(config, _device_name(world))
+    engine.train()
+    with Feed(config, data, world, start) as feed:
+        meter = Meter(feed, peak and peak * world.world_size)
+        for step in range(start + 1, steps + 1):
+            with _naming(step):
+                stretch = whole.at(step)
+                set_batch(engine, stretch.size, phases[stretch.phase].batch.micro_size)
+                rate = learning_rate(config.schedule, step, steps, config.optimizer.lr)
+                loss = train_step(config, engine, world, feed.step(step), rate, step)
+
+                values: dict[str, Any] = {"step": step}
+                saves = step == steps or _is_due(step, config.checkpoint.every)
+                logs = step in (1, steps) or _is_due(step, config.train.log_every)
+                if logs or saves:
+                    total = _finite(world.sum(loss).item(), engine, step, stretch)
+                    done = Progress(stretch.begin(step + 1), saver.tokens + feed.counts.tokens)
+                if logs:
+                    values |= {**asdict(done), "train/loss": total, "train/lr": rate}
+                    values |= meter.look()
+                    if config.logging.telemetry:
+                        values |= _telemetry(engine.basic_optimizer)
+                with meter.paused():
+                    if step == steps or _is_due(step, config.eval.every):
+                        values |= evaluators[stretch.phase](engine)
+                    if len(values) > 1:
+                        metrics.log(values)
+                    if saves:
+                        saver.save(engine, step, done)
 
 
 def train_step(
-    config: Config,
-    data: Splits,
-    engine: Any,
-    world: World,
-    positions: NDArray[np.int64],
-    rate: float,
-    step: int,
+    config: Config, engine: Any, world: World, micros: Iterator[Micro], rate: float, step: int
 ) -> Tensor:
-    """Learn from the samples at `positions`; returns this rank's share of the loss, on the device.
+    """Learn from the micro batches of a step; returns this rank's share of the loss, on the device.
 
     The loss is the mean over the labels of the global batch, a mean for each task.
     """
-    num_micro = num_micro_batches(config, world.world_size)
-    num_labels = data.train.num_labels(positions)
     for group in engine.basic_optimizer.param_groups:
         group["lr"] = rate
     # Dropout is a function of (seed, step, rank): a resumed run needs no saved random state.
     name = hash64(Purpose.DROPOUT, config.run.seed, step, world.rank)
     torch.manual_seed(int(name[0]) >> 1)
     loss = torch.zeros((), device=world.device)
-    for rows in micro_batches(positions, config.batch.micro_size, world, num_micro):
-        share = engine(to_device(data.train.batch(rows), world)).share(num_labels)
+    for micro in micros:
+        share = engine(micro.batch).share(micro.num_labels)
         # DeepSpeed averages over micro batches and ranks; our shares are to be added.
-        engine.backward(share * (num_micro * world.world_size))
+        engine.backward(share * (micro.num_micro * world.world_size))
         engine.step()
         loss += share.detach()
     return loss
 
 
-def micro_batches(
-    positions: NDArray[np.int64], micro_size: int, world: World, num_micro: int
-) -> Iterator[NDArray[np.int64]]:
-    """This rank's rows of the global batch, a micro batch at a time."""
-    for micro in range(num_micro):
-        first = (micro * world.world_size + world.rank) * micro_size
-        yield positions[first : first + micro_size]
+@dataclass(frozen=True)
+class Progress:
+    """What the steps so far have read, over all ranks and starts; padding left out."""
+
+    samples: int
+    tokens: int
 
 
 class Saver:
@@ -144,7 +152,7 @@ class Saver:
 
     def __init__(self, config: Config, data: Splits, folder: RunFolder, world: World) -> None:
         self._folder, self._keep = folder.checkpoints, config.checkpoint.keep
-        self._global_size = config.batch.global_size
+        self.tokens = 0  # that were read before this start
         self._identity = identity(
             config, data=data.fingerprint, tokenizer=data.tokenizer_fingerprint
         )
@@ -158,9 +166,10 @@ class Saver:
         if loaded is None:
             return 0
         after_load(engine)
+        self.tokens = loaded.extra.get("tokens", 0)  # older checkpoints do not tell
         return loaded.step
 
-    def save(self, engine: Any, step: int) -> None:
+    def save(self, engine: Any, step: int, done: Progress) -> None:
         """Commit the state after `step`."""
         checkpoint.save(
             self._folder,
@@ -168,7 +177,7 @@ class Saver:
             entries(engine),
             identity=self._identity,
             setting=self._setting,
-            extra={"samples": step * self._global_size},
+            extra=asdict(done),
             keep=self._keep,
         )
 
@@ -195,12 +204,13 @@ def _naming(step: int) -> Iterator[None]:
         raise
 
 
-def _finite(loss: float, engine: Any, step: int, positions: NDArray[np.int64]) -> float:
+def _finite(loss: float, engine: Any, step: int, stretch: Stretch) -> float:
     """`loss`, if it is a number and DeepSpeed has not begun to skip steps; looked at before
     anything is logged or saved, so that no checkpoint is made of what came after."""
     if not np.isfinite(loss) or engine.skipped_steps:
         raise NonFiniteError(
-            f"the loss is {loss} at step {step}, samples {positions[0]} to {positions[-1]}, and "
+            f"the loss is {loss} at step {step}, samples {stretch.begin(step)} to "
+            f"{stretch.begin(step + 1) - 1}, and "
             f"{engine.skipped_steps} steps had gradients that are not finite"
             f"{_broken(engine.basic_optimizer)}: lower optimizer.lr or warm up longer; the "
             "checkpoints from before are untouched"
@@ -226,24 +236,6 @@ def _telemetry(optimizer: CAME) -> dict[str, float]:
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-class Stopwatch:
-    """Seconds per training step since the last look, without the time it was paused."""
-
-    def __init__(self, step: int) -> None:
-        self._step, self._since = step, time.perf_counter()
-
-    def seconds_per_step(self, step: int) -> float:
-        seconds = (time.perf_counter() - self._since) / (step - self._step)
-        self._step, self._since = step, time.perf_counter()
-        return seconds
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self._since += time.perf_counter() - begin
 
 
 def _device_name(world: World) -> str:

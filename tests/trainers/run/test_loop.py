@@ -118,6 +118,34 @@ def test_killed_and_started_again_is_as_if_nothing_had_happened(
     assert before.items() <= losses(tmp_path / "unbroken").items()
 
 
+def test_phases_and_a_growing_batch(corpus: Path, tmp_path: Path) -> None:
+    """The same on two processes, which accumulate 2, 4 and 1 times, and after a resume."""
+    phases = "[{share:0.6},{share:0.4,sequence_length:64,global_size:12,micro_size:6}]"
+    words = (
+        *("train.steps=10", f"train.phases={phases}", "batch.ramp_from=12"),
+        *("batch.ramp_fraction=0.3", "checkpoint.every=2", "checkpoint.keep=9"),
+    )
+    train(corpus, tmp_path / "alone", "launch.processes=1", "batch.micro_size=12", *words)
+    train(corpus, tmp_path / "two", "launch.processes=2", "batch.micro_size=3", *words)
+    wanted = losses(tmp_path / "alone")
+    assert losses(tmp_path / "two") == pytest.approx(wanted, abs=1e-4)
+
+    shutil.copytree(tmp_path / "two", tmp_path / "resumed")
+    for step in ("04", "06", "08", "10"):  # go on in the first phase, one step before it has grown
+        shutil.rmtree(tmp_path / "resumed" / "checkpoints" / f"step-000000{step}")
+    train(corpus, tmp_path / "resumed", "launch.processes=2", "batch.micro_size=3", *words)
+    assert losses(tmp_path / "resumed") == losses(tmp_path / "two")
+    rows = [
+        json.loads(x) for x in (tmp_path / "resumed" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["samples"] for row in rows] == [12, 24, 36, 60, 84, 108, 120, 132, 144, 156]
+    straight = [
+        json.loads(x) for x in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["tokens"] for row in rows] == [row["tokens"] for row in straight]
+    assert all(0 <= row["train/data_wait"] <= 1 for row in rows)
+
+
 @pytest.mark.parametrize("optimizer", ["adafactor", "lamb", "sm3"])
 def test_a_run_goes_on_in_another_world(corpus: Path, tmp_path: Path, optimizer: str) -> None:
     words = (f"optimizer={optimizer}", "train.steps=4", "checkpoint.every=2")

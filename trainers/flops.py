@@ -1,0 +1,73 @@
+"""How much arithmetic a model needs for what it learns from, and what devices can do.
+
+Training costs 6 floating-point operations for each token and weight of a matrix that it meets (2
+forward, 4 backward), and attention 12 x layers x hidden x length for each token. Counted is what
+the model needs, not what a program does: no padding, no recomputation, and of the vocabulary head
+the places with a label alone. Embeddings are looked up, not multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trainers.config import Config, ModelConfig
+
+# TFLOP/s of dense bfloat16 matrices, from the makers' data sheets; the first name that is part of
+# the device's own counts.
+_PEAK_TFLOPS = {
+    "GB200": 2500.0,
+    "B200": 2250.0,
+    "H200": 989.0,
+    "GH200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "H800": 989.0,
+    "A100": 312.0,
+    "A800": 312.0,
+    "L40S": 362.0,
+    "A40": 150.0,
+    "A10": 125.0,
+    "L4": 121.0,
+    "4090": 165.0,
+    "3090": 71.0,
+}
+
+
+def peak_flops(config: Config, device_name: str) -> float | None:
+    """FLOP/s of one device at its best; None where it is not known, as for CPUs and in float32."""
+    if config.runtime.peak_tflops:
+        return config.runtime.peak_tflops * 1e12
+    if config.runtime.dtype != "bfloat16":
+        return None
+    found = (peak for name, peak in _PEAK_TFLOPS.items() if name in device_name)
+    return next(found, 0.0) * 1e12 or None
+
+
+def training_flops(
+    config: Config, vocab_size: int, num_tokens: int, num_labels: Mapping[str, int]
+) -> float:
+    """FLOPs of learning from `num_tokens` tokens that have these labels, by task.
+
+    `config` is that of one phase.  The first task's labels are tokens of the vocabulary.
+    """
+    model, length = config.model, config.objective.sequence_length
+    labels = next(iter(num_labels.values()))
+    head = vocab_size * model.hidden
+    if model.family == "bert":
+        head += model.hidden**2  # the layer before the vocabulary
+    body = num_tokens * _token_flops(model, layer_weights(model), length)
+    return body + 6.0 * labels * head
+
+
+def layer_weights(model: ModelConfig) -> int:
+    """Weights of all layers' matrices: queries, keys, values, output, and what comes after."""
+    shared = (model.kv_heads or model.heads) / model.heads  # of keys and values
+    attention = round((2 + 2 * shared) * model.hidden**2)
+    gated = model.family == "llama"
+    feedforward = (3 if gated else 2) * model.hidden * model.intermediate
+    return model.layers * (attention + feedforward)
+
+
+def _token_flops(model: ModelConfig, weights: int, length: int) -> float:
+    return 6.0 * weights + 12.0 * model.layers * model.hidden * length
