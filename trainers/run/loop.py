@@ -22,7 +22,7 @@ from trainers.run import checkpoint
 from trainers.run.distributed import World, join, leave
 from trainers.run.engine import build_engine, num_micro_batches
 from trainers.run.evaluate import Evaluator, to_device
-from trainers.run.folder import RunFolder
+from trainers.run.folder import MODEL_FILE, TOKENIZER_FILE, RunFolder
 from trainers.run.identity import identity, setting
 from trainers.run.metrics import FILE_NAME, Metrics, read
 from trainers.schedules import learning_rate
@@ -44,7 +44,8 @@ def run(config: Config) -> None:
         start = saver.resume(engine)
         if start < config.train.steps:
             folder.describe(config, device=_device_name(world), world_size=world.world_size)
-            folder.write("tokenizer.json", data.tokenizer.to_str())
+            folder.write(TOKENIZER_FILE, data.tokenizer.to_str())
+            folder.write(MODEL_FILE, module.model.config.to_json_string())
             if ledger is not None:
                 folder.write("ledger.json", json.dumps(ledger.as_dict(), indent=1) + "\n")
             with Metrics(folder.path, config, world.rank, resume_step=start) as metrics:
