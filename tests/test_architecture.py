@@ -26,14 +26,20 @@ FLOORS = [
     ["launch", "trainers.errors", "trainers.durable", "trainers.redact", "trainers.typed"],
     ["trainers.config", "trainers.deepspeed_keys", "trainers.schedules", "trainers.phases"],
     ["trainers.flops"],
-    ["trainers.objective_keys", "trainers.failures"],
+    ["trainers.objective_keys", "trainers.folder_shape", "trainers.failures"],
     ["trainers.validate"],
     ["trainers.compose"],
-    ["trainers.models", "trainers.objectives", "trainers.data", "trainers.curves"],
+    [
+        "trainers.models",
+        "trainers.pretrained",
+        "trainers.objectives",
+        "trainers.data",
+        "trainers.curves",
+    ],
     ["trainers.run"],
     ["trainers.report", "trainers.build"],
-    ["trainers.run.loop"],
-    ["trainers.pretrain"],
+    ["trainers.run.loop", "trainers.finished"],
+    ["trainers.pretrain", "trainers.export", "trainers.judge"],
 ]
 
 

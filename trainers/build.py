@@ -4,28 +4,43 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from came import CAME, LAMB, SM3, Adafactor
 from trainers.config import Config, OptimizerConfig, RuntimeConfig
 from trainers.data.splits import Splits
+from trainers.errors import ConfigError
 from trainers.models import build_model, set_unigram_bias
 from trainers.objectives.causal_lm import CausalLM
 from trainers.objectives.masked_lm import MaskedLM
 from trainers.objectives.span_corruption import SpanCorruption
+from trainers.pretrained import load_pretrained
 
 
 def build_module(config: Config, data: Splits) -> nn.Module:
-    """The model inside its objective, in float32: `forward` takes a batch and gives `Sums`."""
-    model = build_model(config.model, data.vocab_size, data.special, config.run.seed)
-    match config.objective.name:
-        case "masked_lm":
-            if config.model.unigram_bias:
-                set_unigram_bias(model, data.token_counts)
-            return MaskedLM(model)
-        case "causal_lm":
-            return CausalLM(model)
-        case "span_corruption":
-            return SpanCorruption(model)
+    """The model inside its objective, in float32: `forward` takes a batch and gives `Sums`.
+
+    Raises ConfigError when the model on disk that is the start has fewer entries than the data's
+    vocabulary.
+    """
+    if config.model.path is None:
+        model = build_model(config.model, data.vocab_size, data.special, config.run.seed)
+        if config.model.unigram_bias:
+            set_unigram_bias(model, data.token_counts)
+        return as_objective(config.objective.name, model)
+    model = load_pretrained(config.model, config.run.seed)
+    if data.vocab_size > model.config.vocab_size:
+        raise ConfigError(
+            f"data.tokenizer={config.data.tokenizer} has {data.vocab_size} entries and "
+            f"model.path={config.model.path} knows {model.config.vocab_size}: give it its own"
+        )
+    return as_objective(config.objective.name, model)
+
+
+def as_objective(name: str, model: PreTrainedModel) -> nn.Module:
+    """`model` inside the objective `name`."""
+    kinds = {"masked_lm": MaskedLM, "causal_lm": CausalLM, "span_corruption": SpanCorruption}
+    return kinds[name](model)
 
 
 def build_optimizer(

@@ -8,7 +8,7 @@ No torch below this line of the import tree: a typing error answers in well unde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import gcd
 from os.path import expanduser
@@ -26,8 +26,9 @@ from yaml import YAMLError
 from launch.devices import default_processes
 from trainers.config import Config
 from trainers.errors import ConfigError
+from trainers.folder_shape import shape_of
 from trainers.phases import batch_units, with_micro_sizes
-from trainers.typed import convert, fields_of, leaves, nearest
+from trainers.typed import MISSING, convert, fields_of, leaves, nearest
 from trainers.validate import problems_of
 
 # Beside this package, in a checkout as in site-packages. Not found through the import system: a
@@ -71,6 +72,32 @@ def compose(overrides: Sequence[str], world_size: int | None = None) -> Config:
     return _concrete(config, world_size)
 
 
+def reread(
+    saved: Mapping[str, Any], changes: Mapping[str, Any], overrides: Sequence[str]
+) -> Config:
+    """The configuration that a run wrote down, for one rank: with `changes` of dotted keys, and the
+    `key=value` words of `overrides` on top.
+
+    Raises:
+        ConfigError: with every problem that was found, one per line.
+    """
+    problems: list[str] = []
+    names, values = _split(overrides, problems)
+    problems += [
+        f"{group}={name}: only single values can be changed here" for group, name in names.items()
+    ]
+    try:
+        config = _typed(OmegaConf.create(dict(saved)), {**changes, **values}, problems)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error)) from error
+    if config is not None:
+        config = replace(config, batch=replace(config.batch, global_size=config.batch.micro_size))
+        problems += problems_of(config, 1)
+    if problems or config is None:
+        raise ConfigError(_message(problems))
+    return _concrete(config, 1)
+
+
 def _processes_for(config: Config) -> int:
     """One per device; fewer where the batch does not divide and nobody said how to divide it."""
     devices, size = default_processes(), gcd(*batch_units(config))
@@ -81,12 +108,13 @@ def _processes_for(config: Config) -> int:
 
 def _concrete(config: Config, world_size: int) -> Config:
     """Zeros and tildes that stand for something become that something."""
-    run, data = config.run, config.data
+    run, data, model = config.run, config.data, config.model
     paths = {name: getattr(data, name) for name in ("path", "tokenizer", "cache_dir")}
     return replace(
         with_micro_sizes(config, world_size),
         launch=replace(config.launch, processes=world_size),
         run=replace(run, dir=expanduser(run.dir)),
+        model=replace(model, path=model.path and expanduser(model.path)),
         data=replace(data, **{name: path and expanduser(path) for name, path in paths.items()}),
     )
 
@@ -158,10 +186,31 @@ def _typed(tree: DictConfig, values: dict[str, Any], problems: list[str]) -> Con
     OmegaConf.set_struct(tree, False)
     for key, value in values.items():
         OmegaConf.update(tree, key, value)
-    config: Config | None = convert(
-        Config, OmegaConf.to_container(tree, resolve=True), "", problems
-    )
+    container = OmegaConf.to_container(tree, resolve=True)
+    if not _fill_shape(container, problems):
+        return None
+    config: Config | None = convert(Config, container, "", problems)
     return config
+
+
+def _fill_shape(container: Any, problems: list[str]) -> bool:
+    """The sizes of a model on disk, where they are not given; False if they are not to be had."""
+    model = container.get("model")
+    path = model.get("path") if isinstance(model, dict) else None
+    if not isinstance(path, str):
+        return True
+    if path == MISSING:
+        problems.append("model.path has no value: give one with model.path=FOLDER")
+        return False
+    try:
+        shape = shape_of(Path(expanduser(path)))
+    except ConfigError as error:
+        problems.append(str(error))
+        return False
+    for key, value in shape.items():
+        if model.setdefault(key, value) != value:
+            problems.append(f"model.{key}={model[key]}, but model.path={path} has {value}")
+    return True
 
 
 def _message(problems: list[str]) -> str:

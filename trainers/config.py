@@ -29,6 +29,7 @@ class ModelConfig:
     unigram_bias: bool = (
         False  # bert: the head starts at the words' frequencies in the data, not at equal odds
     )
+    path: str | None = None  # a folder in Hugging Face's format to start from
     kv_heads: int | None = None  # llama: heads of keys and values, each for some of the queries
     rope_theta: float | None = None  # llama: the longest wavelength of a position, over 2 pi
     vocab_multiple: int = 8  # the vocabulary is padded up to this multiple: faster matmuls

@@ -22,21 +22,20 @@ from trainers.errors import ConfigError, RunError
 from trainers.failures import report, report_outcome
 
 HELP = """\
-came-train key=value ...     pretrains BERT with CAME under DeepSpeed ZeRO, on all GPUs or CPU cores
+came-train key=value ...  pretrains BERT, GPT-2, T5, LLaMA under DeepSpeed, on all GPUs or CPU cores
 
-  came-train experiment=quickstart
-  came-train experiment=quickstart optimizer=adamw train.steps=50 run.dir=runs/adamw
-  came-train experiment=quickstart data=text data.path=my_texts/
+  came-train experiment=quickstart                                      a BERT in three minutes
+  came-train experiment=quickstart_gpt2 optimizer=adamw train.steps=50 run.dir=runs/adamw
+  came-train experiment=quickstart data=text data.path=my_texts/        your own text
   torchrun --nproc-per-node 2 -m trainers.pretrain experiment=quickstart zero.stage=3
+  (any of these once more)                                              resumes its run
 
 Choices, files in {folder}:
 {choices}
 
-Values, as section.key=value; their units, reasons and defaults stand in the same files:
-{keys}
-  deepspeed    any other key of DeepSpeed's config
-
-The same command started again resumes. --traceback (or CAME_TRACEBACK=1) shows where errors arise.
+Values are given as section.key=value; `came-train --keys` lists all, their units, reasons and
+defaults stand in the same files. --traceback (or CAME_TRACEBACK=1) shows where errors arise.
+Beside this: came-prepare (text to tokens), came-eval, came-export, came-report.
 Exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 not a number, 6 storage, 7 peer lost,
 8 memory, 9 run.dir in use."""
 
@@ -55,6 +54,7 @@ class CommandLine:
 
     overrides: list[str] = field(default_factory=list)
     help: bool = False
+    keys: bool = False
     traceback: bool = False
 
 
@@ -65,6 +65,8 @@ def read(words: Sequence[str], environ: Mapping[str, str]) -> CommandLine:
         word = rest.pop(0)
         if word in ("-h", "--help"):
             line.help = True
+        elif word == "--keys":
+            line.keys = True
         elif word == "--traceback":
             line.traceback = True
         elif word in (
@@ -85,7 +87,10 @@ def main() -> None:
     rank = None
     try:
         rank = _number_of("RANK")
-        code = _help() if line.help else _launch(line) if rank is None else _train(line)
+        if line.help or line.keys:
+            code = _keys() if line.keys else _help()
+        else:
+            code = _launch(line) if rank is None else _train(line)
     except (Exception, KeyboardInterrupt) as error:
         # What is wrong with configuration or data is wrong on every rank: one of them says so.
         everywhere = isinstance(error, RunError) and error.everywhere
@@ -142,18 +147,25 @@ def _train(line: CommandLine) -> int:
 
 
 def _help() -> int:
-    groups = [f"  {name:<12} {', '.join(names)}" for name, names in choices().items()]
+    lines = [_line(name, ", ".join(names)) for name, names in choices().items()]
+    print(HELP.format(folder=CONFIGS, choices="\n".join(lines)))
+    return 0
+
+
+def _keys() -> int:
     sections: dict[str, list[str]] = {}
     for key in LEAVES:
         section, _, name = key.partition(".")
         if name and name != "name":  # a name is set by choosing a file
             sections.setdefault(section, []).append(name)
-    keys = [
-        fill(f"  {section:<12} {' '.join(names)}", width=100, subsequent_indent=15 * " ")
-        for section, names in sections.items()
-    ]
-    print(HELP.format(folder=CONFIGS, choices="\n".join(groups), keys="\n".join(keys)))
+    for section, names in sections.items():
+        print(_line(section, " ".join(names)))
+    print(_line("deepspeed", "any other key of DeepSpeed's config"))
     return 0
+
+
+def _line(name: str, words: str) -> str:
+    return fill(f"  {name:<12} {words}", width=100, subsequent_indent=15 * " ")
 
 
 if __name__ == "__main__":

@@ -119,6 +119,13 @@ def _model(config: Config) -> Iterator[str]:
             yield f"model.{key} is {given}: it is llama's, and model.family={model.family}"
     if model.kv_heads and model.heads % model.kv_heads:
         yield f"model.heads={model.heads} is not divisible by model.kv_heads={model.kv_heads}"
+    if model.path and not config.data.tokenizer:
+        yield (
+            "model.path needs data.tokenizer=FOLDER: the vocabulary that its weights know, "
+            f"usually data.tokenizer={model.path}"
+        )
+    if model.path and model.unigram_bias:
+        yield "model.unigram_bias=true: the head of model.path is trained already"
     if model.unigram_bias and model.family != "bert":
         yield f"model.unigram_bias=true: the head of {model.family} has no bias to start from"
     if (model.max_positions is None) != (model.family == "t5"):

@@ -80,8 +80,14 @@ def test_help_fits_a_screen():
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) <= 40
     assert max(map(len, done.stdout.splitlines())) <= 100
-    for word in ("experiment=quickstart", "bert_large_32k", "adamw", "global_size", "--traceback"):
+    for word in ("experiment=quickstart", "bert_large_32k", "adamw", "--keys", "--traceback"):
         assert word in done.stdout
+
+
+def test_keys_are_all_that_a_configuration_has():
+    listed = [line.split() for line in door("--keys").stdout.splitlines()]
+    assert next(words for words in listed if words[0] == "batch")[:2] == ["batch", "global_size"]
+    assert max(map(len, door("--keys").stdout.splitlines())) <= 100
 
 
 def test_a_traceback_is_shown_only_when_asked_for():

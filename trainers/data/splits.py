@@ -1,7 +1,7 @@
 """What a run learns from and is judged by, ready to be asked for batches."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from trainers.data.needs import needs_of
 from trainers.data.packed import PackedMLMBatches
 from trainers.data.prepare import Prepared, prepare
 from trainers.data.span_corruption import SpanCorruptionBatches
+from trainers.data.store import join
 from trainers.data.tokenizer import SpecialIds, fingerprint
 from trainers.data.words import num_words
 from trainers.errors import DataError
@@ -70,6 +71,19 @@ def open_splits(config: Config, shortest: int | None = None) -> Splits:
             f"tokens, fewer than batch.global_size={config.batch.global_size}: "
             "add text, or set a smaller batch.global_size"
         )
+    return _splits(prepared, train, heldout)
+
+
+def open_whole(config: Config) -> Splits:
+    """All the text of `config.data` as the held-out part, for a model that is trained already."""
+    # What is held out of it, two documents at least, is put back.
+    prepared = prepare(replace(config.data, heldout_fraction=1e-9), needs_of(config.objective))
+    whole = replace(prepared, heldout=join((prepared.train, prepared.heldout)))
+    batches = _batches(config, whole, "heldout", HELDOUT_SEED)
+    return _splits(prepared, batches, batches)
+
+
+def _splits(prepared: Prepared, train: Batches, heldout: Batches) -> Splits:
     return Splits(
         train,
         heldout,

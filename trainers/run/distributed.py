@@ -24,9 +24,10 @@ class World:
     device: torch.device
 
     def sum(self, values: Tensor) -> Tensor:
-        """`values` added up over all ranks, on every rank.  A collective."""
+        """`values` added up over all ranks, on every rank.  A collective, if there are others."""
         total = values.to(self.device, copy=True)
-        dist.all_reduce(total)
+        if self.world_size > 1:
+            dist.all_reduce(total)
         return total
 
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from trainers.config import Config
-from trainers.data.batches import token_labels
+from trainers.data.batches import Ints, token_labels
 from trainers.data.splits import Splits
 from trainers.run.distributed import World
+
+_COUNTED_AT_ONCE = 1024  # samples
 
 
 class Evaluator:
@@ -28,9 +30,7 @@ class Evaluator:
             positions[start + first : start + first + micro_size]
             for start in range(0, len(positions), stride)
         ]
-        whole = batches.batch(positions)
-        self._commonest = int(np.bincount(token_labels(whole)).max())
-        self._num_words = data.num_words(whole)
+        self._commonest, self._num_words = _count(data, positions)
 
     def __call__(self, engine: Any) -> dict[str, float]:
         """Metrics by name; every rank must call it, all get the same.
@@ -66,6 +66,16 @@ class Evaluator:
             values["eval/word_perplexity"] = perplexity(losses[0] / self._num_words)
         values["eval/commonest_token_accuracy"] = self._commonest / self._num_labels[tokens]
         return values
+
+
+def _count(data: Splits, positions: Ints) -> tuple[int, int]:
+    """How often the commonest label comes among the samples at `positions`; how many words."""
+    counts, num_words = np.zeros(data.vocab_size, dtype=np.int64), 0
+    for start in range(0, len(positions), _COUNTED_AT_ONCE):
+        batch = data.heldout.batch(positions[start : start + _COUNTED_AT_ONCE])
+        counts += np.bincount(token_labels(batch), minlength=data.vocab_size)
+        num_words += data.num_words(batch) or 0
+    return int(counts.max()), num_words
 
 
 def perplexity(loss: float) -> float:

@@ -4,7 +4,8 @@
       .lock              held by rank 0 of the run that writes here; names its host, pid and start
       config.yaml        the resolved configuration
       provenance.json    for each start: versions, commit, device, world size, command line
-      tokenizer.json     the vocabulary, so that the folder is all that an export needs
+      tokenizer.json     the vocabulary
+      model.json         the architecture, as transformers spells it
       metrics.jsonl, checkpoints/, report/, wandb/   written by their own modules
 
 Torch is not imported here: the launcher checks the folder before any rank exists.
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from trainers.config import Config
 
 logger = logging.getLogger(__name__)
+
+SETTINGS_FILE, TOKENIZER_FILE, MODEL_FILE = "config.yaml", "tokenizer.json", "model.json"
 
 _PACKAGES = (
     *("came-pretraining", "torch", "deepspeed", "transformers", "tokenizers", "datasets"),
@@ -81,7 +84,7 @@ class RunFolder:
     def describe(self, config: "Config", *, device: str, world_size: int) -> None:
         """Write config.yaml, and add this start to provenance.json."""
         settings = redact(asdict(config))
-        self.write("config.yaml", yaml.safe_dump(settings, sort_keys=False))
+        self.write(SETTINGS_FILE, yaml.safe_dump(settings, sort_keys=False))
         start = provenance(sys.argv, device=device, world_size=world_size)
         starts = [*read_starts(self.path), start]
         self.write("provenance.json", json.dumps({"starts": starts}, indent=1) + "\n")

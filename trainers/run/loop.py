@@ -26,7 +26,7 @@ from trainers.run.engine import DTYPES, build_engine, set_batch
 from trainers.run.evaluate import Evaluator, to_device
 from trainers.run.feed import Feed, Micro
 from trainers.run.fit import fit_micro_batches, told
-from trainers.run.folder import RunFolder
+from trainers.run.folder import MODEL_FILE, TOKENIZER_FILE, RunFolder
 from trainers.run.identity import identity, setting
 from trainers.run.meter import Meter
 from trainers.run.metrics import FILE_NAME, Metrics, read
@@ -57,7 +57,8 @@ def run(config: Config) -> None:
         start = saver.resume(engine)
         if start < config.train.steps:
             folder.describe(config, device=device, world_size=world.world_size)
-            folder.write("tokenizer.json", data[0].tokenizer.to_str())
+            folder.write(TOKENIZER_FILE, data[0].tokenizer.to_str())
+            folder.write(MODEL_FILE, module.model.config.to_json_string())
             if world.rank == 0:
                 print(device, flush=True)
             if ledger is not None:

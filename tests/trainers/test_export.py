@@ -1,0 +1,126 @@
+"""What is exported is what was trained, and the tools of transformers take it from there."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertForPreTraining,
+    pipeline,
+)
+
+from tests.trainers.finished_run import RECIPES, make_run, save
+from trainers.errors import CheckpointError, DataError, StorageError
+from trainers.export import export, main
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def exported(request, tmp_path_factory):
+    """(family, run folder, its module, the exported folder)"""
+    folder = tmp_path_factory.mktemp(request.param)
+    run, module, _ = make_run(folder, request.param)
+    assert main([str(run), str(folder / "out")]) == 0
+    return request.param, run, module, folder / "out"
+
+
+def auto(family: str, folder: Path):
+    kind = AutoModelForMaskedLM if family == "bert" else AutoModelForCausalLM
+    return kind.from_pretrained(folder, local_files_only=True)
+
+
+def test_the_model_is_the_trained_one_and_what_is_tied_stays_tied(exported) -> None:
+    family, _, module, out = exported
+    loaded = (
+        BertForPreTraining.from_pretrained(out, local_files_only=True)
+        if family == "bert"
+        else auto(family, out)
+    )
+    state, wanted = loaded.state_dict(), module.model.state_dict()
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(state[name], value) for name, value in wanted.items())
+    head = loaded.get_output_embeddings()
+    assert head.weight is loaded.get_input_embeddings().weight
+    with safe_open(out / "model.safetensors", framework="pt") as file:
+        saved = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert saved == sum(param.numel() for param in module.parameters())  # each once
+
+
+def test_logits_are_those_of_the_run(exported) -> None:
+    family, _, module, out = exported
+    tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    inputs = tokenizer("the old stone house of the river", return_tensors="pt")
+    model = auto(family, out).eval()
+    with torch.no_grad():
+        ours = module.eval().model(**inputs)
+        found = model(**inputs).logits
+    torch.testing.assert_close(found, ours.get("prediction_logits", ours.get("logits")))
+
+
+def test_the_tokenizer_speaks_as_in_training(exported) -> None:
+    family, run, _, out = exported
+    tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    ids = tokenizer("the river", "a house")["input_ids"]
+    assert tokenizer.vocab_size == len(
+        json.loads((run / "tokenizer.json").read_text())["model"]["vocab"]
+    )
+    if family == "bert":
+        text = tokenizer.convert_ids_to_tokens(ids)
+        assert text == ["[CLS]", "the", "river", "[SEP]", "a", "house", "[SEP]"]
+        assert tokenizer("the", "a")["token_type_ids"] == [0, 0, 0, 1, 1]
+    else:
+        assert tokenizer.eos_token == "<|endoftext|>"
+        assert tokenizer.decode(tokenizer("the river")["input_ids"]) == "the river"
+
+
+def test_pipelines_work(exported) -> None:
+    family, _, _, out = exported
+    if family == "bert":
+        fill = pipeline("fill-mask", model=str(out))
+        answers = fill(f"the old {fill.tokenizer.mask_token} of the river")
+        assert len(answers) == 5 and all(0 < answer["score"] < 1 for answer in answers)
+        return
+    write = pipeline("text-generation", model=str(out))
+    (answer,) = write("the old house", max_new_tokens=5, do_sample=False, min_new_tokens=5)
+    assert answer["generated_text"].startswith("the old house")
+    assert len(answer["generated_text"]) > len("the old house")
+
+
+def test_the_newest_good_checkpoint_is_taken_or_the_one_that_is_named(tmp_path: Path) -> None:
+    run, module, _ = make_run(tmp_path, "gpt2")
+    old = module.model.transformer.wte.weight.detach().clone()
+    with torch.no_grad():
+        module.model.transformer.wte.weight += 1
+    newer = save(module, run / "checkpoints", 7)
+    (run / "checkpoints" / "step-00000009").mkdir()  # empty: an interrupted copy
+    export(run, tmp_path / "newest")
+    export(run / "checkpoints" / "step-00000003", tmp_path / "older")
+    first, second = (auto("gpt2", tmp_path / name) for name in ("newest", "older"))
+    assert torch.equal(first.transformer.wte.weight, old + 1)
+    assert torch.equal(second.transformer.wte.weight, old)
+
+    with open(newer / "rank-00000.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    with pytest.raises(CheckpointError, match="sha256 differs"):
+        export(newer, tmp_path / "damaged")
+    export(run, tmp_path / "next")
+    assert torch.equal(auto("gpt2", tmp_path / "next").transformer.wte.weight, old)
+
+
+def test_what_cannot_be_exported_is_refused_in_words(tmp_path: Path, capsys) -> None:
+    with pytest.raises(DataError, match="is no run folder"):
+        export(tmp_path, tmp_path / "out")
+    run, module, _ = make_run(tmp_path, "gpt2")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(StorageError, match="exists"):
+        export(run, tmp_path / "there")
+    text = (run / "model.json").read_text().replace('"n_layer": 1', '"n_layer": 2')
+    (run / "model.json").write_text(text)
+    assert main([str(run), str(tmp_path / "out")]) == CheckpointError.exit_code
+    assert "is not of this model: model.transformer.h.1." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

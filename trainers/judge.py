@@ -1,0 +1,74 @@
+"""`came-eval`: what a trained model makes of text that it has not seen.
+
+    came-eval run.dir=runs/quickstart                    the run's own held-out samples
+    came-eval run.dir=exported/ data.path=texts/         a model on disk, and all of any text
+    came-eval run.dir=runs/quickstart eval.samples=4096 batch.micro_size=64
+
+run.dir is a run folder, one of its checkpoints, or what came-export wrote.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from trainers.config import Config
+from trainers.data.splits import Splits, open_splits, open_whole
+from trainers.data.tokenizer import fingerprint
+from trainers.errors import ConfigError, DataError
+from trainers.failures import report
+from trainers.finished import Place, read_module, read_settings, read_tokenizer
+from trainers.run.distributed import World
+from trainers.run.evaluate import Evaluator
+from trainers.run.folder import TOKENIZER_FILE
+
+MICRO_SIZE = 32  # sequences at once
+ALL = 2**31
+
+
+def evaluate(words: Sequence[str]) -> dict[str, float]:
+    """The metrics of the run that `words` name, by name, on the samples that they name."""
+    given = dict(word.partition("=")[::2] for word in words)
+    if not given.get("run.dir"):
+        raise ConfigError("which run? say came-eval run.dir=FOLDER")
+    place = Place.of(Path(given["run.dir"]).expanduser().resolve())
+    changes = {"batch.micro_size": MICRO_SIZE, "batch.global_size": MICRO_SIZE}
+    if "data.path" in given:
+        # The vocabulary is the model's, whatever the text.
+        tokenizer = str(place.folder / TOKENIZER_FILE)
+        changes |= {"data.name": "text", "data.packages": [], "data.tokenizer": tokenizer}
+        changes |= {"eval.samples": ALL}
+    config = read_settings(place, changes, words)
+    data = open_whole(config) if "data.path" in given else open_splits(config)
+    if data.tokenizer_fingerprint != fingerprint(read_tokenizer(place)):
+        raise DataError(
+            f"the text of {config.data.name} has another vocabulary here than the run had: "
+            "give a text with data.path=..."
+        )
+    return _measure(config, data, place)
+
+
+def _measure(config: Config, data: Splits, place: Place) -> dict[str, float]:
+    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
+    world = World(0, 1, torch.device("cuda" if on_gpu else "cpu"))
+    module = read_module(place, config).to(world.device)
+    return Evaluator(config, data, world)(module)
+
+
+def main() -> None:
+    """The command `came-eval`."""
+    words = sys.argv[1:]
+    if not words or set(words) & {"-h", "--help"}:
+        print(__doc__)
+        return
+    try:
+        for name, value in evaluate(words).items():
+            print(f"{name:>32}  {value:.6g}")
+    except Exception as error:
+        sys.exit(report(error, None, verbose=False, words=True))
+
+
+if __name__ == "__main__":
+    main()
