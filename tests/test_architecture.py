@@ -34,6 +34,7 @@ FLOORS = [
     ["trainers.report", "trainers.build"],
     ["trainers.run.loop"],
     ["trainers.pretrain"],
+    ["trainers.prepare"],
 ]
 
 

@@ -53,6 +53,7 @@ _CODE = (
 )
 
 MAX_UNKNOWN = 0.9  # share of [UNK] beyond which a vocabulary is not of this text
+_UNITS_AT_ONCE = 64  # that are read for a vocabulary: a unit may be long
 
 Shards = list[tuple[Path, int]]  # where a shard lies, and the number of its group
 
@@ -214,7 +215,9 @@ def _training_texts(shards: list[tuple[Shard, int]], choice: Choice) -> Iterator
         chosen = choice.for_vocabulary(shard, group)
         for last, is_chosen in zip(shard.document_ends.tolist(), chosen, strict=True):
             if is_chosen:
-                yield from map(cut_words, shard.units(first, last))
+                for begin in range(first, last, _UNITS_AT_ONCE):
+                    end = min(begin + _UNITS_AT_ONCE, last)
+                    yield from map(cut_words, shard.units(begin, end))
             first = last
 
 
