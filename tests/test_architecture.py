@@ -40,6 +40,7 @@ FLOORS = [
     ["trainers.report", "trainers.build"],
     ["trainers.run.loop", "trainers.finished"],
     ["trainers.pretrain", "trainers.export", "trainers.judge"],
+    ["trainers.prepare"],
 ]
 
 

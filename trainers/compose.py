@@ -109,13 +109,20 @@ def _processes_for(config: Config) -> int:
 def _concrete(config: Config, world_size: int) -> Config:
     """Zeros and tildes that stand for something become that something."""
     run, data, model = config.run, config.data, config.model
-    paths = {name: getattr(data, name) for name in ("path", "tokenizer", "cache_dir")}
+    paths = {name: getattr(data, name) for name in ("path", "hub", "tokenizer", "cache_dir")}
+    sources = tuple(
+        replace(source, path=source.path and expanduser(source.path)) for source in data.sources
+    )
     return replace(
         with_micro_sizes(config, world_size),
         launch=replace(config.launch, processes=world_size),
         run=replace(run, dir=expanduser(run.dir)),
         model=replace(model, path=model.path and expanduser(model.path)),
-        data=replace(data, **{name: path and expanduser(path) for name, path in paths.items()}),
+        data=replace(
+            data,
+            sources=sources,
+            **{name: path and expanduser(path) for name, path in paths.items()},
+        ),
     )
 
 

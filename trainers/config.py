@@ -52,10 +52,30 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MixSource:
+    """One source of a mix: a path, or a dataset of the hub."""
+
+    path: str | None = None
+    hub: str | None = None
+    hub_config: str | None = None
+    hub_revision: str | None = None
+    split: str = "train"
+    text_column: str = "text"
+    weight: float | None = None  # share of the text, against the other weights; None = all of it
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    name: Literal["pydocs", "text"]
-    path: str | None = None  # text: a file or a folder
-    packages: tuple[str, ...] = ()  # pydocs: whose documentation; one not installed is skipped
+    name: Literal["pydocs", "text", "hub", "mix", "wiki_books", "openwebtext", "c4"]
+    # One of these four says where the text is.
+    packages: tuple[str, ...] = ()  # whose documentation; one that is not installed is skipped
+    path: str | None = None  # a file or a folder
+    hub: str | None = None  # a dataset of the Hugging Face hub
+    sources: tuple[MixSource, ...] = ()  # several
+    hub_config: str | None = None  # of `hub`: which of its configurations
+    hub_revision: str | None = None  # of `hub`: a branch, tag or commit; None = the newest
+    split: str = "train"  # of `hub`
+    text_column: str = "text"  # of records: .jsonl, .parquet, and the hub
     tokenizer: str | None = None  # a file or folder; None trains one
     tokenizer_model: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"  # that is trained here
     vocab_size: int  # of a tokenizer that is trained here
@@ -63,6 +83,7 @@ class DataConfig:
     heldout_fraction: float  # of the documents
     cache_dir: str  # tokenized stores, found again by the hash of their inputs
     on_bad_text: Literal["strict", "skip", "replace"]
+    workers: int = 0  # processes that prepare; 0 = one per core. The result is the same
 
 
 @dataclass(frozen=True, kw_only=True)

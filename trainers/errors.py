@@ -23,6 +23,10 @@ class DataError(RunError):
     everywhere = True
 
 
+class DataInterruptedError(DataError):
+    """The data could not be prepared to its end this time; what is done is kept for the next."""
+
+
 class CheckpointError(RunError):
     """A checkpoint is damaged, or belongs to another run."""
 

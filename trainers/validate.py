@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import attrgetter
 
-from trainers.config import Config
+from trainers.config import Config, MixSource
 from trainers.deepspeed_keys import problems_of_block
 from trainers.objective_keys import problems_of_objective
 from trainers.phases import phase_configs, problems_of_phases
@@ -35,6 +35,7 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
         True,
     ),  # below, not even the letters have pieces of their own
     "data.heldout_fraction": (0, 0.5, False),
+    "data.workers": (0, 1024, True),
     "optimizer.lr": (0, INF, False),
     "optimizer.clip_threshold": (0, INF, False),
     "optimizer.weight_decay": (0, INF, True),
@@ -224,12 +225,34 @@ def _data(config: Config) -> Iterator[str]:
     for key, folder in (("run.dir", config.run.dir), ("data.cache_dir", data.cache_dir)):
         if folder in ("", "null"):
             yield f"{key}={folder} names no folder"
-    if data.name == "text" and not data.path:
-        yield "data=text needs data.path=FILE_OR_FOLDER of .txt"
-    if data.name != "text" and data.path is not None:
-        yield f"data.path={data.path} is read by data=text only, and data={data.name} was chosen"
-    if data.name == "pydocs" and not data.packages:
-        yield "data.packages is empty: name the packages whose documentation is read"
+    if data.name in _TEXT_KEYS and not getattr(data, _TEXT_KEYS[data.name]):
+        yield _NEEDED[data.name]
+    for owner, key in _TEXT_KEYS.items():
+        if data.name in _TEXT_KEYS and data.name != owner and getattr(data, key):
+            value = getattr(data, key) if key in ("path", "hub") else "[...]"
+            chosen = f"data={data.name} was chosen"
+            yield f"data.{key}={value} is read by data={owner} only, and {chosen}"
+    yield from _mix(data.sources)
+
+
+# Which key says where the text is, and what to say when it does not.
+_TEXT_KEYS = {"pydocs": "packages", "text": "path", "hub": "hub", "mix": "sources"}
+_NEEDED = {
+    "pydocs": "data.packages is empty: name the packages whose documentation is read",
+    "text": "data=text needs data.path=FILE_OR_FOLDER of .txt, .jsonl or .parquet",
+    "hub": "data=hub needs data.hub=NAME of a dataset with a text column",
+    "mix": "data=mix needs data.sources=[{path: FILE_OR_FOLDER, weight: 1}, {hub: NAME, ...}]",
+}
+
+
+def _mix(sources: tuple[MixSource, ...]) -> Iterator[str]:
+    for number, source in enumerate(sources):
+        if bool(source.path) == bool(source.hub):
+            yield f"data.sources[{number}] needs either a path or a hub"
+        if source.weight is not None and not 0 < source.weight < INF:
+            yield f"data.sources[{number}].weight must be above 0, not {source.weight}"
+    if len({source.weight is None for source in sources}) > 1:
+        yield "data.sources: give every source a weight, or none"
 
 
 def _zero(config: Config) -> Iterator[str]:

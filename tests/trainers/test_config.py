@@ -24,6 +24,8 @@ FITTING = {  # a recipe whose other parts fit a model or an objective
     "t5": ["experiment=quickstart_t5"],
     "span": ["experiment=quickstart_t5"],
     "text": ["data.path=text"],
+    "hub": ["data.hub=name"],
+    "mix": ["data.sources=[{path: a, weight: 2}, {hub: b, weight: 1}]"],
 }
 
 

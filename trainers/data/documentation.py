@@ -20,7 +20,8 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 
 from trainers.data import docstrings
-from trainers.data.sources import Source, digest_files
+from trainers.data.documents import Part, Piece, Source, Trouble, cut
+from trainers.data.files import digest_files
 from trainers.errors import DataError
 
 _LOG = logging.getLogger(__name__)
@@ -35,11 +36,15 @@ def documentation_source(packages: Sequence[str]) -> Source:
     Raises DataError when none of them is installed.
     """
     files = package_files(packages)
-    return Source(
-        name=f"documentation of {', '.join(packages)}",
-        digest=digest_files(files),
-        documents=partial(_read_files, files),
-    )
+    name = f"documentation of {', '.join(packages)}"
+    # One part, since no text comes twice in all files.
+    part = Part(name, partial(_pieces, tuple(files)), num_bytes=0)
+    return Source(name, digest_files(files), partial(list, [part]))
+
+
+def _pieces(files: Sequence[Path], trouble: Trouble) -> Iterator[Piece]:
+    for document in _read_files(files):
+        yield from cut(document)
 
 
 def read_documentation(packages: Sequence[str]) -> Iterator[str]:

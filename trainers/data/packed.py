@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from trainers.config import ObjectiveConfig
 from trainers.data.batches import IGNORED_LABEL, Ints
+from trainers.data.files import digest_files
 from trainers.data.masked import MaskedLMBatches
 from trainers.data.packing import Rows, pack
 from trainers.data.publish import build_once
 from trainers.data.random_access import Purpose, permute
-from trainers.data.sources import digest_files
 from trainers.errors import DataError
 
 

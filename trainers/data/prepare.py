@@ -4,29 +4,35 @@
     tokenizer.json  the vocabulary
     train/          the store to train on
     heldout/        the store to measure on: documents drawn by the hash of their content
-    meta.json       fingerprints
+    meta.json       fingerprint and statistics
+
+While it is being built, with the suffix .part, it also holds shards/ and tokens/: what is finished
+in them is kept when the program is killed, and the next one goes on from there.
 """
 
 import hashlib
 import json
-import re
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import tokenizers
 from tokenizers import Tokenizer
 
 from trainers.config import DataConfig
-from trainers.data.documentation import documentation_source
+from trainers.data.choose import MIN_DOCUMENTS, Choice, choose
+from trainers.data.documents import Source
+from trainers.data.encode import PARTS, encode_task, tasks_of
+from trainers.data.files import digest_files
 from trainers.data.needs import Needs
-from trainers.data.progress import Step, step
+from trainers.data.open_source import open_source
+from trainers.data.progress import say, step
 from trainers.data.publish import build_once
-from trainers.data.sentences import split_sentences
-from trainers.data.sources import Source, digest_files, text_source
-from trainers.data.store import Store, StoreWriter
+from trainers.data.shards import Shard, cut_words, write_shard
+from trainers.data.statistics import Statistics, statistics
+from trainers.data.store import Store, StoreMeta, merge_stores
 from trainers.data.tokenizer import (
     SpecialIds,
     fingerprint,
@@ -35,28 +41,21 @@ from trainers.data.tokenizer import (
     tokenizer_files,
 )
 from trainers.data.vocabulary import TRAINED_ROLES, train_tokenizer
+from trainers.data.workers import run_all
+from trainers.durable import write_text
 from trainers.errors import ConfigError, DataError
 
 # The programs that decide what text becomes: a change in them makes other data.
 _CODE = (
-    "docstrings",
-    "documentation",
-    "prepare",
-    "sentencepiece",
-    "sentences",
-    "sources",
-    "store",
-    "tokenizer",
-    "vocabulary",
+    *("choose", "docstrings", "documentation", "documents", "encode", "files", "hub"),
+    *("open_source", "plain", "prepare", "records", "sentencepiece", "sentences", "shards"),
+    *("sources", "store", "tokenizer", "vocabulary"),
 )
 
-# Two of each part: a random next sentence needs another document.
-MIN_DOCUMENTS = 2
-_ENCODED_AT_ONCE = 8192
 MAX_UNKNOWN = 0.9  # share of [UNK] beyond which a vocabulary is not of this text
+_UNITS_AT_ONCE = 64  # that are read for a vocabulary: a unit may be long
 
-_MAX_WORD_CHARACTERS = 256  # WordPiece makes [UNK] of a word of over 100
-_LONG_WORD = re.compile(rf"\S{{{_MAX_WORD_CHARACTERS}}}(?=\S)")
+Shards = list[tuple[Path, int]]  # where a shard lies, and the number of its group
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class Prepared:
     train: Store
     heldout: Store
     fingerprint: str
+    statistics: Statistics
     folder: Path
 
 
@@ -79,7 +79,7 @@ def prepare(data: DataConfig, needs: Needs, timeout_seconds: float = 3600.0) -> 
     small, and StorageError when the cache cannot be written.
     """
     _check_vocabulary(data, needs)
-    source = _open_source(data)
+    source = open_source(data)
     folder = Path(data.cache_dir) / f"{data.name}-{_key(data, source, needs)}"
     build_once(folder, partial(_build, data, source, needs), _is_whole, timeout_seconds)
     return _open(folder)
@@ -98,16 +98,6 @@ def _check_vocabulary(data: DataConfig, needs: Needs) -> None:
         )
 
 
-def _open_source(data: DataConfig) -> Source:
-    if data.name == "pydocs":
-        return documentation_source(data.packages)
-    if data.name == "text" and data.path:
-        return text_source(data.path, data.on_bad_text)
-    raise ConfigError(
-        f"data={data.name}, data.path={data.path}: need data=pydocs, or data=text with data.path"
-    )
-
-
 def _key(data: DataConfig, source: Source, needs: Needs) -> str:
     """Hash of everything that decides what is built: contents of files, settings, programs."""
     if data.tokenizer:
@@ -118,6 +108,7 @@ def _key(data: DataConfig, source: Source, needs: Needs) -> str:
     inputs = {
         "code": digest_files(Path(__file__).with_name(f"{name}.py") for name in _CODE),
         "source": source.digest,
+        "weights": source.weights,
         "vocabulary": vocabulary,
         "lowercase": data.lowercase,
         "heldout_fraction": data.heldout_fraction,
@@ -131,18 +122,20 @@ def _key(data: DataConfig, source: Source, needs: Needs) -> str:
 def _open(folder: Path) -> Prepared:
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        fingerprint = json.loads((folder / "meta.json").read_text())["fingerprint"]
-        special = special_ids(tokenizer)
+        meta = json.loads((folder / "meta.json").read_text())
+        return Prepared(
+            tokenizer=tokenizer,
+            special=special_ids(tokenizer),
+            train=Store.open(folder / "train"),
+            heldout=Store.open(folder / "heldout"),
+            fingerprint=meta["fingerprint"],
+            statistics=Statistics(**meta["statistics"]),
+            folder=folder,
+        )
+    except DataError:
+        raise
     except Exception as error:  # the Rust library raises bare Exception
         raise DataError(f"{folder}: damaged: {error}; remove it and start again") from error
-    return Prepared(
-        tokenizer=tokenizer,
-        special=special,
-        train=Store.open(folder / "train"),
-        heldout=Store.open(folder / "heldout"),
-        fingerprint=fingerprint,
-        folder=folder,
-    )
 
 
 def _is_whole(folder: Path) -> bool:
@@ -154,123 +147,110 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _build(data: DataConfig, source: Source, needs: Needs, folder: Path) -> None:
-    train_lines, heldout_lines = folder / "train.lines", folder / "heldout.lines"
-    _split(source, needs, data.heldout_fraction, train_lines, heldout_lines)
+    shards = _read(data, source, needs, folder / "shards")
+    opened = [(Shard.open(shard), group) for shard, group in shards]
+    choice = choose(source.name, opened, source.weights, data.heldout_fraction)
+    tokenizer = _tokenizer(data, opened, choice, needs, folder / "tokenizer.json")
+    metas = _encode(data, shards, choice, needs, folder)
+    for part in PARTS:
+        _check_fit(Store.open(folder / part), special_ids(tokenizer).unk, part)
+    content = json.dumps([fingerprint(tokenizer), *(meta.sha256 for meta in metas)])
+    meta = {
+        "source": source.name,
+        "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
+        "statistics": asdict(
+            statistics(
+                *(Store.open(folder / part) for part in PARTS),
+                vocab_size=tokenizer.get_vocab_size(),
+                num_text_bytes=sum(len(shard.texts) for shard, _ in opened),
+                num_bad=sum(shard.meta.num_bad for shard, _ in opened),
+            )
+        ),
+    }
+    write_text(folder / "meta.json", json.dumps(meta, indent=2) + "\n")
+    shutil.rmtree(folder / "shards")
+    shutil.rmtree(folder / "tokens")
+
+
+def _read(data: DataConfig, source: Source, needs: Needs, root: Path) -> Shards:
+    """Read all parts of the source into shards, those that are not there yet."""
+    parts = source.parts()
+    shards = [(root / f"{number:06d}", part.group) for number, part in enumerate(parts)]
+    missing = [n for n, (shard, _) in enumerate(shards) if not shard.exists()]
+    if len(missing) < len(shards):
+        say(f"{len(shards) - len(missing)} of {len(shards)} parts have been read before")
+    work = [
+        partial(write_shard, parts[n], needs.units, data.on_bad_text, shards[n][0]) for n in missing
+    ]
+    with step(f"reading {source.name}", "documents", len(work)) as progress:
+        num_bytes = sum(parts[n].num_bytes for n in missing)
+        for index, count in run_all(work, data.workers, num_bytes):
+            progress.advance(count, done=index + 1)
+    return shards
+
+
+def _tokenizer(
+    data: DataConfig,
+    shards: list[tuple[Shard, int]],
+    choice: Choice,
+    needs: Needs,
+    file: Path,
+) -> Tokenizer:
+    if file.exists():
+        return Tokenizer.from_file(str(file))
     if data.tokenizer:
         tokenizer = load_tokenizer(data.tokenizer, data.lowercase)
     else:
         with step("training the vocabulary"):
-            tokenizer = train_tokenizer(
-                partial(_units, train_lines),
-                data.tokenizer_model,
-                data.vocab_size,
-                data.lowercase,
-            )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    with step("encoding", "tokens") as progress:
-        digests = [
-            _encode(tokenizer, lines, needs.max_tokens, progress)
-            for lines in (train_lines, heldout_lines)
-        ]
-    content = json.dumps([fingerprint(tokenizer), *digests])
-    meta = {"source": source.name, "fingerprint": hashlib.sha256(content.encode()).hexdigest()}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+            texts = partial(_training_texts, shards, choice)
+            kind, size = data.tokenizer_model, data.vocab_size
+            tokenizer = train_tokenizer(texts, kind, size, data.lowercase)
+    write_text(file, tokenizer.to_str(pretty=True))
+    return tokenizer
 
 
-def _units(lines: Path) -> Iterator[str]:
-    """The units of text in a file that `_split` has written."""
-    with open(lines, encoding="utf-8", newline="\n") as stream:
-        yield from (json.loads(line) for line in stream if line != "\n")
+def _training_texts(shards: list[tuple[Shard, int]], choice: Choice) -> Iterator[str]:
+    for shard, group in shards:
+        first = 0
+        chosen = choice.for_vocabulary(shard, group)
+        for last, is_chosen in zip(shard.document_ends.tolist(), chosen, strict=True):
+            if is_chosen:
+                for begin in range(first, last, _UNITS_AT_ONCE):
+                    end = min(begin + _UNITS_AT_ONCE, last)
+                    yield from map(cut_words, shard.units(begin, end))
+            first = last
 
 
-def _split(
-    source: Source, needs: Needs, heldout_fraction: float, train: Path, heldout: Path
-) -> None:
-    """Write both parts as units of text, a JSON string a line, with a blank line after a document.
+def _encode(
+    data: DataConfig, shards: Shards, choice: Choice, needs: Needs, folder: Path
+) -> list[StoreMeta]:
+    """Encode what is not encoded yet, and join it to the stores of both parts."""
+    root = folder / "tokens"
+    tasks = [task for shard, group in shards for task in tasks_of(shard, group, root)]
+    missing = [task for task in tasks if not task.folder.exists()]
+    if len(missing) < len(tasks):
+        say(f"{len(tasks) - len(missing)} of {len(tasks)} tasks have been encoded before")
+    vocabulary = folder / "tokenizer.json"
+    work = [partial(encode_task, t, choice, vocabulary, needs.max_tokens) for t in missing]
+    with step("encoding", "tokens", len(work)) as progress:
+        num_bytes = sum(task.num_bytes for task in missing)
+        for index, count in run_all(work, data.workers, num_bytes):
+            progress.advance(count, done=index + 1)
+    for part in PARTS:
+        shutil.rmtree(folder / part, ignore_errors=True)
+    return [merge_stores([task.folder / part for task in tasks], folder / part) for part in PARTS]
 
-    A document is held out when the hash of its content is small: equal documents stay together, and
-    documents that are added move no others. Of a small corpus the smallest hashes are held out.
-    """
-    threshold = int(heldout_fraction * 2**64)
-    with step(f"reading {source.name}", "documents") as progress:
-        counts, smallest = _write_parts(source, needs, threshold, (train, heldout), progress)
-    if counts[1] < MIN_DOCUMENTS < len(smallest):
-        with step("reading again, to hold out enough", "documents") as progress:
-            counts, _ = _write_parts(
-                source, needs, smallest[MIN_DOCUMENTS], (train, heldout), progress
-            )
-    if min(counts) < MIN_DOCUMENTS:
+
+def _check_fit(store: Store, unknown: int | None, part: str) -> None:
+    """Refuse a vocabulary that is not of this text."""
+    if store.meta.num_documents < MIN_DOCUMENTS:
         raise DataError(
-            f"{source.name}: {sum(counts)} documents, {counts[0]} to train on and {counts[1]} held "
-            f"out (data.heldout_fraction={heldout_fraction}), but each part needs {MIN_DOCUMENTS} "
-            "that differ; add text or change the fraction; "
-            "in a .txt file blank lines separate documents"
-        )
-
-
-def _write_parts(
-    source: Source, needs: Needs, threshold: int, files: tuple[Path, Path], progress: Step
-) -> tuple[list[int], list[int]]:
-    """Write the documents; returns the number in each part, and the smallest hashes in order."""
-    counts = [0, 0]
-    smallest: list[int] = []
-    # Strings of Python sources can hold lone surrogates, which UTF-8 cannot: "?" stands for them.
-    with (
-        open(files[0], "w", encoding="utf-8", newline="\n") as train,
-        open(files[1], "w", encoding="utf-8", newline="\n") as heldout,
-    ):
-        for document in source.documents():
-            by_sentence = needs.units == "sentences"
-            units = split_sentences(document) if by_sentence else [document]
-            units = [_cut_words(unit).encode("utf-8", "replace").decode() for unit in units]
-            if not "".join(units).strip():
-                continue
-            content = "".join(f"{unit}\n" for unit in units).encode()
-            order = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
-            part = int(order < threshold)
-            (train, heldout)[part].write("".join(f"{json.dumps(unit)}\n" for unit in units) + "\n")
-            counts[part] += 1
-            progress.advance()
-            if order not in smallest:
-                smallest = sorted([*smallest, order])[: MIN_DOCUMENTS + 1]
-    return counts, smallest
-
-
-def _cut_words(sentence: str) -> str:
-    """Put blanks into monsters such as base64: training a vocabulary is quadratic in a word."""
-    if len(sentence) <= _MAX_WORD_CHARACTERS:
-        return sentence
-    return _LONG_WORD.sub(r"\g<0> ", sentence)
-
-
-def _encode(tokenizer: Tokenizer, lines: Path, max_sentence_tokens: int, progress: Step) -> str:
-    """Turn a file of sentences into a store beside it; returns the digest of its content."""
-    writer = StoreWriter(lines.with_suffix(""), tokenizer.get_vocab_size(), max_sentence_tokens)
-    # A text about BERT says "[MASK]" without meaning it: special tokens never come from text.
-    tokenizer.encode_special_tokens = True
-    unknown, num_unknown, num_tokens = special_ids(tokenizer).unk, 0, 0
-    with open(lines, encoding="utf-8", newline="\n") as stream:
-        while batch := list(islice(stream, _ENCODED_AT_ONCE)):
-            texts = ["" if line == "\n" else json.loads(line) for line in batch]
-            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            for line, encoding in zip(batch, encodings, strict=True):
-                if line == "\n":
-                    writer.end_document()
-                else:
-                    writer.add_sentence(encoding.ids)
-                    num_unknown += encoding.ids.count(unknown)
-                    num_tokens += len(encoding.ids)
-            progress.advance(sum(map(len, encodings)))
-    meta = writer.close()
-    if meta.num_documents < MIN_DOCUMENTS:
-        raise DataError(
-            f"{meta.num_documents} documents of the {lines.stem} part hold a token, but "
+            f"{store.meta.num_documents} documents of the {part} part hold a token, but "
             f"{MIN_DOCUMENTS} are needed: this tokenizer leaves next to nothing of this text"
         )
-    if num_unknown > MAX_UNKNOWN * num_tokens:
+    num_unknown = store.count(unknown) if unknown is not None else 0
+    if num_unknown > MAX_UNKNOWN * store.meta.num_tokens:
         raise DataError(
-            f"{num_unknown} of {num_tokens} tokens of the {lines.stem} part are [UNK]: the "
+            f"{num_unknown} of {store.meta.num_tokens} tokens of the {part} part are [UNK]: the "
             "vocabulary of data.tokenizer does not fit this text"
         )
-    lines.unlink()
-    return meta.sha256

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainers.data.progress import say
 from trainers.durable import sync
-from trainers.errors import DataError, StorageError
+from trainers.errors import DataError, DataInterruptedError, StorageError
 
 _POLL_SECONDS = 0.2
 
@@ -24,10 +24,11 @@ def build_once(
 ) -> None:
     """Make sure that `folder` is whole, building it if need be, whoever else tries meanwhile.
 
-    `build` fills a new folder beside it, which then takes its name by a rename: a crash leaves at
-    most a folder that nobody reads and the next builder removes. Others wait for the builder for at
-    most `timeout_seconds`. Raises DataError when that time is over, StorageError when the disk
-    refuses, and what `build` raises.
+    `build` fills a folder beside it, `<name>.part`, which then takes its name by a rename. Where
+    the builder is killed or interrupted, that folder stays as it is, nobody reads it, and the next
+    `build` is given it to go on from; when `build` fails it is removed. Others wait for the builder
+    for at most `timeout_seconds`. Raises DataError when that time is over, StorageError when the
+    disk refuses, and what `build` raises.
     """
     if is_whole(folder):
         return
@@ -44,19 +45,20 @@ def build_once(
 
 
 def _build_and_publish(folder: Path, build: Callable[[Path], None]) -> None:
-    for leftover in folder.parent.glob(f"{folder.name}.part-*"):
-        shutil.rmtree(leftover)  # safe: only the holder of the lock makes or removes these
     if folder.exists():
         say(f"{folder} is damaged and is built again")
         shutil.rmtree(folder)
-    part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
-    part.mkdir()
+    # Only the holder of the lock makes, fills or removes this.
+    part = folder.with_name(f"{folder.name}.part")
+    part.mkdir(exist_ok=True)
     try:
         build(part)
         _sync_tree(part)
         part.rename(folder)
         sync(folder.parent)
-    except BaseException:
+    except DataInterruptedError:
+        raise
+    except Exception:
         shutil.rmtree(part, ignore_errors=True)
         raise
 

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ class Store:
         """Map a store into memory. Raises DataError when a file is missing or its size is wrong."""
         try:
             meta = StoreMeta(**json.loads((folder / "meta.json").read_text()))
-            tokens = np.memmap(folder / "tokens.bin", dtype=meta.dtype, mode="r")
+            tokens = mapped(folder / "tokens.bin", meta.dtype)
             sentence_starts = np.load(folder / "sentence_starts.npy", mmap_mode="r")
             document_starts = np.load(folder / "document_starts.npy", mmap_mode="r")
         except (OSError, EOFError, ValueError, TypeError) as error:
@@ -62,9 +63,19 @@ class Store:
                 f"but meta.json says {expected} and this program reads format {FORMAT}"
             )
         # Plain arrays over the same mapping: indexing a np.memmap costs several times as much.
-        return cls(
-            np.asarray(tokens), np.asarray(sentence_starts), np.asarray(document_starts), meta
-        )
+        return cls(tokens, np.asarray(sentence_starts), np.asarray(document_starts), meta)
+
+    def count(self, token: int) -> int:
+        """How often a token occurs."""
+        blocks = range(0, len(self.tokens), _FLUSH_TOKENS)
+        return sum(int((self.tokens[at : at + _FLUSH_TOKENS] == token).sum()) for at in blocks)
+
+
+def mapped(file: Path, dtype: str) -> NDArray[Any]:
+    """The numbers in a file, mapped into memory where there are any: nothing cannot be mapped."""
+    if not file.stat().st_size:
+        return np.zeros(0, dtype)
+    return np.asarray(np.memmap(file, dtype, mode="r"))
 
 
 def join(stores: Sequence[Store]) -> Store:
@@ -156,3 +167,47 @@ class StoreWriter:
         self._file.write(content)
         self._digest.update(content)
         del self._buffer[:]
+
+
+def merge_stores(folders: Sequence[Path], merged: Path) -> StoreMeta:
+    """Join stores end to end, as if one writer had written them, with memory for one of them."""
+    stores = [Store.open(folder) for folder in folders]
+    metas = [store.meta for store in stores]
+    merged.mkdir(parents=True)
+    digest = hashlib.sha256()
+    with open(merged / "tokens.bin", "wb") as file:
+        for store in stores:
+            for start in range(0, len(store.tokens), _FLUSH_TOKENS):
+                content = store.tokens[start : start + _FLUSH_TOKENS].tobytes()
+                file.write(content)
+                digest.update(content)
+    for name, sizes in (
+        ("sentence_starts", [meta.num_tokens for meta in metas]),
+        ("document_starts", [meta.num_sentences for meta in metas]),
+    ):
+        _join_starts(merged / f"{name}.npy", [getattr(s, name) for s in stores], sizes, digest)
+    meta = replace(
+        metas[0],
+        num_tokens=sum(meta.num_tokens for meta in metas),
+        num_sentences=sum(meta.num_sentences for meta in metas),
+        num_documents=sum(meta.num_documents for meta in metas),
+        sha256=digest.hexdigest(),
+    )
+    (merged / "meta.json").write_text(json.dumps(asdict(meta), indent=2) + "\n")
+    return meta
+
+
+def _join_starts(
+    file: Path, parts: Sequence[NDArray[np.int64]], sizes: Sequence[int], digest: Any
+) -> None:
+    """Write the starts of all parts, each moved behind what the parts before it hold."""
+    count = 1 + sum(len(part) - 1 for part in parts)
+    header = {"descr": "<i8", "fortran_order": False, "shape": (count,)}
+    with open(file, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        before = 0
+        for number, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+            content = (part[min(number, 1) :] + before).tobytes()
+            stream.write(content)
+            digest.update(content)
+            before += size

@@ -1,11 +1,14 @@
 """Small corpora for the tests of the data layer."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from trainers.config import DataConfig, ObjectiveConfig
+from trainers.data.documents import Trouble
 from trainers.data.needs import Needs, needs_of
+from trainers.data.sources import text_source
 from trainers.data.store import Store, StoreWriter
 from trainers.data.tokenizer import SpecialIds
 
@@ -25,6 +28,7 @@ def data_config(path: Path | None, cache: Path, **changes: object) -> DataConfig
         "heldout_fraction": 0.2,
         "cache_dir": str(cache),
         "on_bad_text": "strict",
+        "workers": 1,
     }
     return DataConfig(**(settings | changes))
 
@@ -40,6 +44,19 @@ def objective_config(**changes: object) -> ObjectiveConfig:
         "packing": False,
     }
     return ObjectiveConfig(**(settings | changes))
+
+
+def read_text(path: str, on_bad_text: str = "strict", column: str = "text") -> Iterator[str]:
+    """The documents of a file or folder, whole."""
+    trouble = Trouble(on_bad_text)
+    held = ""
+    for part in text_source(path, column).parts():
+        for text, ends in part.read(trouble):
+            held += text
+            if ends:
+                yield held
+                held = ""
+    trouble.log(path)
 
 
 def sentences(length: int) -> Needs:

@@ -1,0 +1,133 @@
+"""Datasets of the Hugging Face hub, read as a stream with the `datasets` library.
+
+Nothing of a dataset is run: `datasets` reads parquet, JSON, CSV and text files, and no scripts.
+"""
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from trainers.data.documents import Part, Piece, Source, Trouble, check_text, cut
+from trainers.errors import DataError, DataInterruptedError
+
+_FILE_BYTES = 2**28  # what a file of a dataset usually has
+_SECONDS = 8.0  # for the hub to answer at all
+_LOCAL_WAY = (
+    "without the hub, put the text into a folder (.txt, .jsonl, .parquet) and set data=text "
+    "data.path=FOLDER"
+)
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset by its name, or a local folder of files that `datasets` knows, and what of it."""
+
+    name: str
+    config: str | None
+    split: str
+    revision: str | None
+    column: str
+
+    def open(self) -> Any:
+        """The rows as a stream. Raises DataError in words."""
+        import datasets  # imports for seconds
+
+        try:
+            return datasets.load_dataset(
+                self.name, self.config, split=self.split, revision=self.revision, streaming=True
+            )
+        except Exception as error:  # of many kinds, and their words say which
+            raise DataError(
+                f"data.hub={self.name}: cannot be opened: {_words(error)}; {_LOCAL_WAY}"
+            ) from error
+
+
+def hub_source(dataset: HubDataset) -> Source:
+    """The texts of a dataset.
+
+    The digest is of its name alone: what was prepared once is used again without asking the hub.
+    """
+    return Source(
+        name=f"{dataset.name}{f' ({dataset.config})' if dataset.config else ''}",
+        digest=f"hub {dataset}",
+        parts=partial(_parts, dataset),
+    )
+
+
+def _parts(dataset: HubDataset) -> list[Part]:
+    """One for each file of the dataset."""
+    _reach(dataset.name)
+    opened = dataset.open()
+    names = opened.column_names
+    if names is not None and dataset.column not in names:
+        raise DataError(
+            f"data.hub={dataset.name}: no column '{dataset.column}' (data.text_column), there is "
+            f"{', '.join(names)}"
+        )
+    count = opened.num_shards
+    name = f"{dataset.name}, file {{}} of {count}"
+    return [
+        Part(name.format(n + 1), partial(_read, dataset, n, count), _FILE_BYTES)
+        for n in range(count)
+    ]
+
+
+def _read(dataset: HubDataset, index: int, count: int, trouble: Trouble) -> Iterator[Piece]:
+    where, number = f"{dataset.name}, file {index + 1} of {count}", 0
+    rows = iter(dataset.open().shard(count, index))
+    while True:
+        try:
+            row = next(rows, None)
+        except Exception as error:  # whatever the library, the network and the format raise
+            raise DataInterruptedError(
+                f"{where}: record {number + 1}: cannot be read: {_words(error)}; start again, what "
+                "was read before is kept"
+            ) from error
+        if row is None:
+            return
+        number += 1
+        if dataset.column not in row:
+            what = f"no column '{dataset.column}' (data.text_column)"
+            trouble.add(where, f"record {number}", what)
+        elif text := check_text(row[dataset.column], where, f"record {number}", trouble):
+            yield from cut(text)
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def _reach(name: str) -> None:
+    """Raise DataError when the hub does not answer soon: its library would try for minutes."""
+    if Path(name).is_dir():
+        return
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise DataError(f"data.hub={name}: HF_HUB_OFFLINE forbids to ask the hub; {_LOCAL_WAY}")
+    answer: list[str] = []
+    # A thread, since neither the look-up of a name nor all phases of a connection end in time.
+    asking = threading.Thread(target=lambda: answer.append(_ask(endpoint)), daemon=True)
+    asking.start()
+    asking.join(_SECONDS)
+    why = answer[0] if answer else f"no answer in {_SECONDS:.0f} s"
+    if why:
+        raise DataError(
+            f"data.hub={name}: the hub ({endpoint}) cannot be reached: {why}; {_LOCAL_WAY}"
+        )
+
+
+def _ask(endpoint: str) -> str:
+    """Why there is no answer; "" when there is one, of any kind."""
+    try:
+        urllib.request.urlopen(endpoint, timeout=_SECONDS).close()
+    except urllib.error.HTTPError:
+        return ""
+    except Exception as error:
+        return _words(error)
+    return ""
