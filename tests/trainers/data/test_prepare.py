@@ -144,7 +144,8 @@ def test_a_monstrous_word_costs_no_time(tmp_path, text):
     started = time.monotonic()
     prepared = prepare(data_config(text, tmp_path / "cache"), sentences(LENGTH))
     assert time.monotonic() - started < 30
-    assert (prepared.train.tokens == prepared.special.unk).sum() > 3000
+    parts = (prepared.train, prepared.heldout)  # wherever its hash has put it
+    assert sum((part.tokens == prepared.special.unk).sum() for part in parts) > 3000
 
 
 def test_special_tokens_never_come_from_text(tmp_path, text):
