@@ -11,12 +11,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from trainers.config import Config
 from trainers.data.splits import Splits, open_splits, open_whole
-from trainers.data.tokenizer import fingerprint
 from trainers.errors import ConfigError, DataError
 from trainers.failures import report
 from trainers.finished import Place, read_module, read_settings, read_tokenizer
@@ -24,7 +24,6 @@ from trainers.run.distributed import World
 from trainers.run.evaluate import Evaluator
 from trainers.run.folder import TOKENIZER_FILE
 
-MICRO_SIZE = 32  # sequences at once
 ALL = 2**31
 
 
@@ -34,15 +33,15 @@ def evaluate(words: Sequence[str]) -> dict[str, float]:
     if not given.get("run.dir"):
         raise ConfigError("which run? say came-eval run.dir=FOLDER")
     place = Place.of(Path(given["run.dir"]).expanduser().resolve())
-    changes = {"batch.micro_size": MICRO_SIZE, "batch.global_size": MICRO_SIZE}
+    changes: dict[str, Any] = {}
     if "data.path" in given:
         # The vocabulary is the model's, whatever the text.
         tokenizer = str(place.folder / TOKENIZER_FILE)
-        changes |= {"data.name": "text", "data.packages": [], "data.tokenizer": tokenizer}
-        changes |= {"eval.samples": ALL}
+        changes = {"data.name": "text", "data.packages": [], "data.tokenizer": tokenizer}
+        changes["eval.samples"] = ALL
     config = read_settings(place, changes, words)
     data = open_whole(config) if "data.path" in given else open_splits(config)
-    if data.tokenizer_fingerprint != fingerprint(read_tokenizer(place)):
+    if data.tokenizer.get_vocab() != read_tokenizer(place).get_vocab():
         raise DataError(
             f"the text of {config.data.name} has another vocabulary here than the run had: "
             "give a text with data.path=..."

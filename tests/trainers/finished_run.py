@@ -22,6 +22,7 @@ RECIPES = {
     "bert": ("experiment=quickstart", "objective.max_predictions=8", "model.unigram_bias=false"),
     "gpt2": ("experiment=quickstart_gpt2",),
     "llama": ("experiment=quickstart_llama", "model.kv_heads=1"),
+    "t5": ("experiment=quickstart_t5",),
 }
 
 

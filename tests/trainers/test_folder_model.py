@@ -19,7 +19,7 @@ from trainers.export import export
 from trainers.pretrained import load_pretrained
 
 
-@pytest.fixture(scope="module", params=["bert", "gpt2", "llama"])
+@pytest.fixture(scope="module", params=["bert", "gpt2", "llama", "t5"])
 def exported(request, tmp_path_factory):
     """(family, the module that was exported, the folder)"""
     folder = tmp_path_factory.mktemp(request.param)
@@ -53,7 +53,8 @@ def test_its_weights_are_where_the_run_starts(exported) -> None:
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
     dropouts = {getattr(part, "p", None) for part in built.modules()} - {None}
     assert dropouts == ({0.3} if family != "llama" else set())
-    assert built.model.config.to_dict().get("attention_dropout", 0.3) == 0.3
+    if family == "llama":  # drops attention, inside a function
+        assert built.model.config.attention_dropout == 0.3
 
 
 def test_a_size_that_is_not_the_folders_is_refused(exported) -> None:
@@ -61,13 +62,13 @@ def test_a_size_that_is_not_the_folders_is_refused(exported) -> None:
     with pytest.raises(ConfigError, match=r"model.layers=7, but model.path=.* has 1"):
         config_of(family, folder, "model.layers=7")
     with pytest.raises(ConfigError, match="model.path needs data.tokenizer=FOLDER"):
-        config_of(family, folder, "data.tokenizer=null", "data.tokenizer_model=bpe")
+        config_of(family, folder, "data.tokenizer=null")
 
 
 def test_a_vocabulary_larger_than_the_models_is_refused(exported, tmp_path) -> None:
     family, _, folder = exported
     if family != "gpt2":
-        return
+        return  # one is enough
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     first = len(tokenizer["model"]["vocab"])
     tokenizer["model"]["vocab"] |= {f"more{i}": first + i for i in range(20)}
