@@ -54,6 +54,8 @@ def training_flops(
     model, length = config.model, config.objective.sequence_length
     labels = next(iter(num_labels.values()))
     head = vocab_size * model.hidden
+    if model.family == "t5":
+        return _t5_flops(model, length, num_tokens - labels, labels) + 6.0 * labels * head
     if model.family == "bert":
         head += model.hidden**2  # the layer before the vocabulary
     body = num_tokens * _token_flops(model, layer_weights(model), length)
@@ -71,3 +73,14 @@ def layer_weights(model: ModelConfig) -> int:
 
 def _token_flops(model: ModelConfig, weights: int, length: int) -> float:
     return 6.0 * weights + 12.0 * model.layers * model.hidden * length
+
+
+def _t5_flops(model: ModelConfig, length: int, read: int, written: int) -> float:
+    """Of encoders that read `length` tokens each, `read` in all, and decoders that write the rest.
+
+    A decoder has a second attention, whose keys and values are made of the encoder's tokens.
+    """
+    own, square = layer_weights(model), model.layers * model.hidden**2
+    weights = (read + written) * (own + 2 * square)
+    pairs = read * length + written * (length * written / read + length)  # in tokens x tokens
+    return 6.0 * weights + 12.0 * model.layers * model.hidden * pairs

@@ -8,9 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.trainers.data.corpus import SPECIAL
 from trainers.compose import compose
 from trainers.config import Config
+from trainers.data.tokenizer import SpecialIds
 from trainers.flops import layer_weights, peak_flops, training_flops
 from trainers.models import build_model
 from trainers.objectives.masked_lm import MaskedLM
+from trainers.objectives.span_corruption import SpanCorruption
 
 
 def bert(*words: str) -> Config:
@@ -55,6 +57,18 @@ def test_torch_counts_the_same() -> None:
     found = training_flops(config, 1000, 4 * 128, {"mlm": 80})
     next_sentence = 6 * 4 * (64 * 64 + 64 * 2)  # one row of a sequence: left out of the model
     assert found == counted.get_total_flops() - next_sentence
+
+
+def test_torch_counts_the_same_of_a_t5() -> None:
+    config = compose(["experiment=quickstart_t5"], 1)
+    special = SpecialIds(pad=0, eos=1)
+    module = SpanCorruption(build_model(config.model, 1000, special, seed=0))
+    ids = torch.randint(5, 1000, (4, 114))
+    batch = {"input_ids": ids, "labels": ids[:, :26].contiguous()}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        module(batch).loss["span"].backward()
+    found = training_flops(config, 1000, 4 * (114 + 26), {"span": 4 * 26})
+    assert found == counted.get_total_flops()
 
 
 @pytest.mark.parametrize(

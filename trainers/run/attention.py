@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nested._internal.sdpa import _select_sdp_backend
 from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 
@@ -25,9 +26,24 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
         kwargs = kwargs or {}
         if function is nn.functional.scaled_dot_product_attention:
-            choice = torch._fused_sdp_choice(*args, **kwargs)
+            choice = _choice(*args, **kwargs)
             self.kernels.append(_WORDS.get(SDPBackend(choice), f"kernel {choice} of torch"))
         return function(*args, **kwargs)
+
+
+def _choice(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **others: Any,
+) -> int:
+    if query.is_nested:  # packed rows: torch chooses in Python there, and `_fused_sdp_choice` fails
+        choose, last = _select_sdp_backend, others.get("enable_gqa", False)
+        return int(choose(query, key, value, attn_mask, dropout_p, is_causal, last).value)
+    return torch._fused_sdp_choice(query, key, value, attn_mask, dropout_p, is_causal, **others)
 
 
 @torch.no_grad()
