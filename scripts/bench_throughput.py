@@ -1,7 +1,7 @@
 """Tokens per second of whole training steps: this project and transformers' Trainer + DeepSpeed.
 
     python -m scripts.bench_throughput --out runs/bench/throughput.json
-    python -m scripts.bench_throughput --out x.json data=text data.path=wiki/ data.tokenizer=vocab.txt
+    python -m scripts.bench_throughput --out x.json data=text data.path=wiki/ data.tokenizer=v.txt
     python -m scripts.bench_throughput --out x.json --variant objective.packing=true \\
         -- objective.sequence_length=512 objective.max_predictions=80
     python -m scripts.bench_throughput --device cuda model=bert_large batch.global_size=256 ...
