@@ -25,11 +25,9 @@ class MaskedLM(nn.Module):
         """Sums over a batch of `MaskedLMBatches` or `PackedMLMBatches`, on the model's device."""
         hidden = self._hidden(batch, jagged=batch["input_ids"].is_cuda)
         # The vocabulary head at the masked positions only: one in seven.
-        positions = batch["masked_positions"]
-        rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
         head = self.model.cls.predictions
-        asked = head.transform(hidden.last_hidden_state[rows, positions])
-        loss, correct = head.decoder(asked.flatten(0, 1), batch["masked_labels"].flatten())
+        asked = head.transform(hidden.last_hidden_state.flatten(0, 1)[masked_places(batch)])
+        loss, correct = head.decoder(asked, batch["masked_labels"].flatten())
         scores = self.model.cls.seq_relationship(hidden.pooler_output)
         labels = batch.get("next_sentence_label")
         if labels is None:
@@ -50,6 +48,14 @@ class MaskedLM(nn.Module):
         else:
             own = {"attention_mask": own_sample_mask(sample)}
         return self.model.bert(ids, position_ids=position, **own)
+
+
+def masked_places(batch: dict[str, Tensor]) -> Tensor:
+    """Where the labels stand among the B x L tokens: given, or from masked_positions [B, P]."""
+    if "masked_places" in batch:
+        return batch["masked_places"]
+    rows = torch.arange(len(batch["input_ids"]), device=batch["input_ids"].device)
+    return (rows.unsqueeze(1) * batch["input_ids"].shape[1] + batch["masked_positions"]).flatten()
 
 
 def key_mask(attention_mask: Tensor | None) -> Tensor | None:

@@ -17,4 +17,5 @@ def set_speed(module: nn.Module, runtime: RuntimeConfig) -> None:
 def checkpoint_activations(module: nn.Module) -> None:
     """Keep of each layer its input alone, and compute the layer again in backward."""
     (model,) = (inner for inner in module.children() if isinstance(inner, PreTrainedModel))
+    model.config.use_cache = False
     model.activation_checkpointing_enable()

@@ -16,7 +16,7 @@ from trainers.data.splits import Splits, open_phases
 from trainers.phases import plan
 from trainers.run.attention import attention_kernels
 from trainers.run.distributed import World
-from trainers.run.feed import Counts, Feed, Micro
+from trainers.run.feed import Counts, Feed, Micro, without_waste
 from trainers.run.loop import train_step
 from trainers.run.meter import metrics
 
@@ -73,13 +73,23 @@ def test_a_resumed_feed_goes_on_in_the_right_phase(
         assert torch.equal(one.batch["input_ids"], other.batch["input_ids"])
 
 
-def test_a_batch_without_padding_has_no_mask(config: Config, data: tuple[Splits, ...]) -> None:
-    with Feed(config, data, world(), 0) as feed:
-        batch = data[0].train.batch(np.arange(3))
-        batch["attention_mask"][:] = 1
-        assert "attention_mask" not in feed._copied(batch)[0]
-        batch["attention_mask"][0, -1] = 0
-        assert "attention_mask" in feed._copied(batch)[0]
+def test_a_batch_without_padding_has_no_mask(data: tuple[Splits, ...]) -> None:
+    batch = data[0].train.batch(np.arange(3))
+    batch["attention_mask"][:] = 1
+    assert "attention_mask" not in without_waste(batch)
+    batch["attention_mask"][0, -1] = 0
+    assert "attention_mask" in without_waste(batch)
+
+
+def test_slots_that_ask_nothing_change_no_sum(config: Config, data: tuple[Splits, ...]) -> None:
+    batch = data[0].train.batch(np.arange(9))
+    module = build_module(config, data[0])
+    whole, less = (
+        module({name: torch.from_numpy(array) for name, array in found.items()})
+        for found in (batch, without_waste(batch))
+    )
+    assert batch["masked_labels"].size > len(without_waste(batch)["masked_labels"]) % 32 == 0
+    torch.testing.assert_close(less.stack(), whole.stack())
 
 
 def test_counts_are_of_all_ranks(config: Config, data: tuple[Splits, ...]) -> None:
