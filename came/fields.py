@@ -5,14 +5,13 @@ finds them again by parameter.  Fields like the parameter are sharded as the par
 others (row and column statistics, counters) are small and every rank holds all of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from came.layout import Box, Param, ShardLayout, boxes
+from came.layout import Box, ShardLayout, boxes
 from came.momentum import FORMATS, Format
 
 
@@ -31,10 +30,6 @@ class Field:
     @property
     def storage(self) -> Format:
         return FORMATS[self.format]
-
-
-# Which fields a rule keeps for a parameter, given the options of its group.
-Fields = Callable[[Param, dict[str, Any]], tuple[Field, ...]]
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -90,7 +85,7 @@ def allocate(
                     field.storage.parts, field.storage.sizes(param, box), strict=True
                 ):
                     add(field.key + suffix, size, dtype)
-    state = {"step": torch.zeros((), dtype=torch.float32)}
+    state = {"step": torch.zeros((), dtype=torch.float32, device="cpu")}
     for key, (size, dtype) in sizes.items():
         shape = None if layout.packed else _whole_shape(key, fields[0], tensor)
         state[key] = tensor.new_zeros(size if shape is None else shape, dtype=dtype)

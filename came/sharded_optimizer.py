@@ -1,17 +1,17 @@
 """A `torch.optim.Optimizer` that is the same optimizer under every sharding."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from came.fields import Field, compute_dtype
-from came.layout import Param
-from came.reduce import Maximum, drive
+from came.reduce import drive
+from came.rules.rule import Plan, Rule
 from came.sharding import deepspeed, dtensor
 from came.sharding.allocation import allocation_step
 from came.sharding.discover import discover, require_factors
@@ -20,29 +20,6 @@ from came.sharding.shard import Shard, names_by_position, unexplained
 from came.tasks import Task, tasks
 
 MAX_PLANS = 8  # which parameters have a gradient may change from step to step
-
-
-class Plan(Protocol):
-    """The work of a step, as long as its tensors stay where they are."""
-
-    def refresh(self, grads: list[Tensor]) -> None:
-        """Take over this step's gradients and options."""
-
-
-class Rule(Protocol):
-    """What an optimizer computes: a module of `came.rules`."""
-
-    def fields(self, param: Param, options: dict[str, Any]) -> tuple[Field, ...]:
-        """What it keeps for a parameter."""
-
-    def check(self, options: dict[str, Any]) -> None:
-        """Raise a ValueError if an option is out of its range."""
-
-    def plan(self, todo: list[Task], grads: list[Tensor], like: Tensor, *, alone: bool) -> Any:
-        """Order the work; `like` has its device and dtype, `alone` is a world of one."""
-
-    def step(self, plan: Any) -> Iterator[Tensor | Maximum]:
-        """Do it, yielding what the ranks must sum."""
 
 
 class ShardedOptimizer(torch.optim.Optimizer):
@@ -58,7 +35,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self.original_names: dict[Tensor, str] = {}
         self._shards: dict[Tensor, Shard] = {}
-        self._checked: set[Tensor] = set()  # whose state is known to fit
+        self._checked: dict[Tensor, Any] = {}  # whose state is known to fit
         self._plans: dict[Any, tuple[list[int], Plan]] = {}
         self._last_plan: dict[Tensor, Plan] = {}
         self._places: dict[Tensor, int] = {}
@@ -137,23 +114,35 @@ class ShardedOptimizer(torch.optim.Optimizer):
             state = self.state_of(shard)
             steps.append(state["step"])
             pointers += [params[-1].data_ptr(), *(value.data_ptr() for value in state.values())]
-        torch._foreach_add_(steps, 1)
         key = tuple(
-            (id(shard), id(group), grad.dtype)
+            (id(shard), id(group), grad.dtype, group.get("kernel"))
             for (shard, group), grad in zip(pairs, grads, strict=True)
         )
         known = self._plans.pop(key, None)
         if known is None or known[0] != pointers:
             known = (pointers, self._plan(pairs, params, grads))
+        torch._foreach_add_(steps, 1)
         known[1].refresh(grads)
         drive(self.rule.step(known[1]), pairs[0][0].group)
-        self._last_plan.update((shard.tensor, known[1]) for shard, _ in pairs)
+        self._remember(pairs, known[1])
         for local, updated in copies:
             local.copy_(updated)
-        if not copies:  # or the plan would keep them
+        if copies:  # neither is to be kept
+            known[1].forget_numbers()
+        else:
             self._plans[key] = known
             if len(self._plans) > MAX_PLANS:
                 del self._plans[next(iter(self._plans))]
+
+    def _remember(self, pairs: list[tuple[Shard, dict[str, Any]]], plan: Plan) -> None:
+        """Keep the plan for who asks about the last step.
+
+        ZeRO makes several calls of a step, each with other tensors: a tensor that comes again
+        begins the next one.
+        """
+        if any(shard.tensor in self._last_plan for shard, _ in pairs):
+            self._last_plan.clear()
+        self._last_plan.update((shard.tensor, plan) for shard, _ in pairs)
 
     def _plan(
         self,
@@ -165,6 +154,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         dtype = torch.float32
         for source, ((shard, group), param) in enumerate(zip(pairs, params, strict=True)):
             dtype = torch.promote_types(dtype, compute_dtype(param.dtype))
+            shard.require_size()
             found = tasks(
                 source, param, shard.layout, self.fields(shard), self.state_of(shard), group
             )
@@ -173,8 +163,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
             todo += found
         ranks = pairs[0][0].group
         alone = ranks is None or dist.get_world_size(ranks) == 1
-        plan: Plan = self.rule.plan(todo, grads, grads[0].new_empty(0, dtype=dtype), alone=alone)
-        return plan
+        with torch.device("cpu"):  # where tables lie, whatever the default is
+            like = grads[0].new_empty(0, dtype=dtype)
+            return self.rule.plan(todo, grads, like, alone=alone)  # type: ignore[no-any-return]
 
     def _place(self, original: Tensor) -> int:
         """The place of a parameter among those the optimizer was built with."""
@@ -214,15 +205,19 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def state_of(self, shard: Shard) -> dict[str, Tensor]:
         """What this rank holds of the state of a shard, allocated where it does not exist yet."""
         state: dict[str, Any] = self.state[shard.tensor]
-        if shard.tensor not in self._checked:
+        # The model may have been cast, or a format written into its group, since.
+        kind = shard.tensor.dtype, self._options(shard).get("momentum")
+        if self._checked.get(shard.tensor) != kind or not state:
             fill(shard, self.fields(shard), state)
-            self._checked.add(shard.tensor)
+            self._checked[shard.tensor] = kind
         return shard.local_state(state)
 
     def adopt(self, shards: Iterable[Shard]) -> list[Shard]:
         """Take shards as the truth about the tensors in `param_groups`; returns them with their
         parameters matricized as their group says."""
         adopted = [self._matricized(shard) for shard in shards]
+        if not all(shard.tensor in self._shards for shard in adopted):
+            self._last_plan.clear()
         self._shards.update((shard.tensor, shard) for shard in adopted)
         foreign = (tensor for tensor in self._shards if tensor not in self.original_names)
         if any(map(dtensor.is_dtensor, foreign)):
@@ -235,7 +230,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                     group["params"], names_by_position(index, group), strict=True
                 )
             }
-        self._forget_plans()
+        self._plans.clear()
         return adopted
 
     def _matricized(self, shard: Shard) -> Shard:
@@ -264,8 +259,23 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, but state keeps its precision: torch casts it to the parameter's."""
+        """As in torch, but state keeps its precision (torch casts it to the parameter's), and the
+        kernel is that of this machine. The format of the momentum is that of what is loaded.
+
+        Raises:
+            ValueError: the options are not of this optimizer.
+        """
+        try:
+            for group in state_dict["param_groups"]:
+                self.rule.check({**self.defaults, **group})
+        except (ValueError, TypeError, KeyError) as error:
+            name = type(self).__name__
+            raise ValueError(f"saved by another optimizer than {name}: {error}") from error
+        kernels = [group.get("kernel") for group in self.param_groups]
         super().load_state_dict(state_dict)
+        for group, kernel in zip(self.param_groups, kernels, strict=True):
+            group.update({} if kernel is None else {"kernel": kernel})
+        self._shards = {shard.tensor: self._matricized(shard) for shard in self._shards.values()}
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         for saved_id, param in zip(saved_ids, params, strict=True):
@@ -280,9 +290,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), "original_names": self.original_names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name in ("original_names", "_shards", "_plans", "_last_plan", "_places"):
+        for name in ("original_names", "_shards", "_checked", "_plans", "_last_plan", "_places"):
             self.__dict__.setdefault(name, {})
-        self.__dict__.setdefault("_checked", set())
         super().__setstate__(state)
         self._groups = list(self.param_groups)
         for group in self.param_groups:

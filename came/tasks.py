@@ -68,6 +68,10 @@ class Task:
     whole: bool = True  # all of it lies on this rank
     _pieces: list[Block] | None = None
 
+    def forget_numbers(self) -> None:
+        """Let go of the parameter and its momentum; statistics and options stay."""
+        self.blocks, self._pieces = [], None
+
     def by_matrix(self, key: str) -> Tensor:
         """A row or column statistic as `(batch, rows)` or `(batch, cols)`."""
         statistic = self.state[key]

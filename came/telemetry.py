@@ -45,7 +45,13 @@ class GroupTelemetry:
 
 @torch.no_grad()
 def telemetry(optimizer: CAME) -> list[GroupTelemetry]:
-    """The last step, one entry for each param group; numbers are NaN where it had no gradient."""
+    """The last step, one entry for each param group; numbers are NaN where it had no gradient.
+
+    Raises:
+        TypeError: the optimizer is another one.
+    """
+    if not isinstance(optimizer, CAME):
+        raise TypeError(f"telemetry is of CAME, and this is a {type(optimizer).__name__}")
     found: dict[int, list[tuple[Task, float]]] = {id(group): [] for group in optimizer.param_groups}
     for plan in optimizer.last_plans():
         assert isinstance(plan, Plan)
@@ -58,11 +64,12 @@ def telemetry(optimizer: CAME) -> list[GroupTelemetry]:
 def _group(rows: list[tuple[Task, float]]) -> GroupTelemetry:
     numel = sum(task.param.numel for task, _ in rows)
     square = sum(rms * rms * task.param.numel for task, rms in rows)
-    clips = [1 / max(1.0, rms / task.options["clip_threshold"]) for task, rms in rows]
+    ratios = [rms / task.options["clip_threshold"] for task, rms in rows]
+    clips = [1 / ratio if not ratio <= 1 else 1.0 for ratio in ratios]  # NaN stays NaN
     spreads = list(_spreads(rows))
     return GroupTelemetry(
         update_rms=math.sqrt(square / numel) if numel else math.nan,
-        clip_factor=min(clips, default=math.nan),
+        clip_factor=math.nan if not clips or any(map(math.isnan, clips)) else min(clips),
         confidence_spread=sum(spreads) / len(spreads) if spreads else math.nan,
         nonfinite=tuple(task.param.name for task, rms in rows if not math.isfinite(rms)),
     )

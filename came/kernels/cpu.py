@@ -50,6 +50,11 @@ def _defines() -> Iterator[str]:
         yield f"{name}_CODES={','.join(f'{word}={code}' for word, code in codes.items())}"
 
 
+def devices() -> tuple[str, ...]:
+    """The kinds of devices whose tensors it works on."""
+    return ("cpu",)
+
+
 def batch_numbers(device: torch.device) -> int:
     """Numbers of matrices that are updated together while they are in cache."""
     return BATCH
@@ -81,8 +86,9 @@ class _Tables:
         self.vectors = self._addresses(table.vectors, empty, empty, table.rms[num_matrices:])
 
     def _addresses(self, rows: Rows, *own: Tensor) -> int:
-        numel = torch.tensor([task.param.numel for task in rows.tasks], dtype=torch.int64)
-        tensors = (rows.box, rows.address, torch.tensor(rows.box_at), numel, rows.key, rows.option)
+        numels = [task.param.numel for task in rows.tasks]
+        box_at, numel = (torch.tensor(each, device="cpu") for each in (rows.box_at, numels))
+        tensors = (rows.box, rows.address, box_at, numel.long(), rows.key, rows.option)
         found = _Addresses(*(tensor.data_ptr() for tensor in (*tensors, *own)))
         self._kept += [found, tensors]
         return addressof(found)
@@ -135,7 +141,7 @@ def step_alone(batches: Sequence[Alone], squares: Tensor, residuals: Tensor) -> 
         spans = [
             (b.part.matrices.start, b.part.matrices.stop, b.part.at, b.part.size) for b in batches
         ]
-        found.alone = torch.tensor(spans, dtype=torch.int64)
+        found.alone = torch.tensor(spans, dtype=torch.int64, device="cpu")
     scratch = batches[0].sums
     _functions.step_alone(
         found.matrices,

@@ -43,6 +43,11 @@ def load() -> str | None:
     return None
 
 
+def devices() -> tuple[str, ...]:
+    """The kinds of devices whose tensors the kernels work on; interpreted, those of the CPU."""
+    return ("cuda", "cpu") if import_module("triton").knobs.runtime.interpret else ("cuda",)
+
+
 @cache
 def batch_numbers(device: torch.device) -> int:
     """Numbers of matrices that are updated together: `g` and `m` fill half of the L2 cache."""

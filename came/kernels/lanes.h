@@ -4,6 +4,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -38,7 +41,7 @@ template <class To, class From> inline To as(From from) {
 template <class T> inline typename VectorOf<T>::type read(const T* from, int64_t n) {
   if (n >= LANES) return *reinterpret_cast<const typename VectorOf<T>::anywhere*>(from);
   typename VectorOf<T>::type lanes{};
-  std::memcpy(&lanes, from, n * sizeof(T));
+  for (int64_t i = 0; i < n; ++i) lanes[i] = from[i];
   return lanes;
 }
 
@@ -46,8 +49,31 @@ template <class T> inline void write(T* to, int64_t n, typename VectorOf<T>::typ
   if (n >= LANES)
     *reinterpret_cast<typename VectorOf<T>::anywhere*>(to) = lanes;
   else
-    std::memcpy(to, &lanes, n * sizeof(T));
+    for (int64_t i = 0; i < n; ++i) to[i] = lanes[i];
 }
+
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+// Narrow matrices are nothing but such ends of rows, and the loops above cost them half the time.
+inline uint16_t first_lanes(int64_t n) { return n >= LANES ? 0xffff : (1u << n) - 1; }
+template <> inline Lanes read(const float* from, int64_t n) {
+  return as<Lanes>(_mm512_maskz_loadu_ps(first_lanes(n), from));
+}
+template <> inline void write(float* to, int64_t n, Lanes lanes) {
+  _mm512_mask_storeu_ps(to, first_lanes(n), as<__m512>(lanes));
+}
+template <> inline VectorOf<uint16_t>::type read(const uint16_t* from, int64_t n) {
+  return as<VectorOf<uint16_t>::type>(_mm256_maskz_loadu_epi16(first_lanes(n), from));
+}
+template <> inline void write(uint16_t* to, int64_t n, VectorOf<uint16_t>::type lanes) {
+  _mm256_mask_storeu_epi16(to, first_lanes(n), as<__m256i>(lanes));
+}
+template <> inline Bytes read(const int8_t* from, int64_t n) {
+  return as<Bytes>(_mm_maskz_loadu_epi8(first_lanes(n), from));
+}
+template <> inline void write(int8_t* to, int64_t n, Bytes lanes) {
+  _mm_mask_storeu_epi8(to, first_lanes(n), as<__m128i>(lanes));
+}
+#endif
 
 inline Lanes load(const float* from, int64_t n) { return read(from, n); }
 inline Lanes load(const Bfloat16* from, int64_t n) {
@@ -115,12 +141,17 @@ inline Lanes rsqrt(Lanes x) {
   return x;
 }
 
+// In halves: lane `i` and lane `i + LANES / 2` first.
 inline float sum(Lanes lanes) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(as<__m512>(lanes));
+#else
   float part[LANES];
   std::memcpy(part, &lanes, sizeof lanes);
   for (int width = LANES / 2; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) part[i] += part[i + width];
   return part[0];
+#endif
 }
 
 inline uint32_t largest(Bits bits) {

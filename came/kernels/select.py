@@ -33,7 +33,7 @@ def choose(table: Table, like: Tensor) -> ModuleType:
     fused = name if name != "auto" else "cpu" if like.device.type == "cpu" else "gpu"
     kernel, missing = _load(fused)
     if missing is None:
-        missing = _foreign_dtype(table, like, kernel)
+        missing = _foreign(table, like, kernel)
         if missing is None:
             return kernel
     elif name == "auto":
@@ -43,7 +43,10 @@ def choose(table: Table, like: Tensor) -> ModuleType:
     return eager
 
 
-def _foreign_dtype(table: Table, like: Tensor, kernel: ModuleType) -> str | None:
+def _foreign(table: Table, like: Tensor, kernel: ModuleType) -> str | None:
+    """Why a kernel that is at hand cannot work on these tensors, or None."""
+    if like.device.type not in kernel.devices():
+        return f"it works on {' and '.join(kernel.devices())}, and these are on {like.device.type}"
     codes = {DTYPES[dtype] for dtype in kernel.DTYPES}
     found = set()
     for rows in (table.matrices, table.vectors):

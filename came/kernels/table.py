@@ -81,7 +81,7 @@ class Rows:
         order = {group: row for row, group in enumerate(self._groups)}
         self._group_of = torch.tensor([order[id(t.options)] for t in self.tasks], dtype=torch.long)
         self._last_options: list[tuple[float, ...]] = []
-        self.option = torch.zeros(len(self.tasks), len(OPTION))
+        self.option = torch.zeros(len(self.tasks), len(OPTION), dtype=torch.float32)
         self.key = torch.full((len(self.tasks),), NO_ROUNDING, dtype=torch.int64)
         self._rounds = any(t.options.get("stochastic_rounding") for t in self.tasks)
 
@@ -99,11 +99,15 @@ class Rows:
         if options != self._last_options:
             self._last_options = options
             torch.index_select(
-                torch.tensor(options, dtype=torch.float32), 0, self._group_of, out=self.option
+                torch.tensor(options, dtype=torch.float32, device="cpu"),
+                0,
+                self._group_of,
+                out=self.option,
             )
         if self._rounds:
             keys = [rounding_key(task) for task in self.tasks]
-            self.key.copy_(torch.tensor([NO_ROUNDING if key is None else key for key in keys]))
+            found = [NO_ROUNDING if key is None else key for key in keys]
+            self.key.copy_(torch.tensor(found, device="cpu"))
 
 
 class Table:
@@ -139,7 +143,8 @@ class Table:
         """Take over the gradients of a step, flat, and the options of the param groups."""
         self.grads = grads
         self.steps += 1
-        bases = torch.tensor([grad.data_ptr() for grad in grads], dtype=torch.int64)
+        pointers = [grad.data_ptr() for grad in grads]
+        bases = torch.tensor(pointers, dtype=torch.int64, device="cpu")
         self.matrices.refresh(bases)
         self.vectors.refresh(bases)
 

@@ -84,6 +84,11 @@ class Plan:
         """Take over this step's gradients and options."""
         self.table.refresh(grads)
 
+    def forget_numbers(self) -> None:
+        """Let go of parameters and gradients: the plan is only good for `telemetry` then."""
+        for task in self.table.matrices.tasks + self.table.vectors.tasks:
+            task.forget_numbers()
+
 
 def plan(todo: Sequence[Task], grads: list[Tensor], like: Tensor, *, alone: bool) -> Plan:
     """Order the work of a step.  `like` has its device and dtype; `alone`: in a world of one."""

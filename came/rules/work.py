@@ -23,6 +23,12 @@ class Plan:
         """Take over this step's gradients, flat; options are read when the step is done."""
         self.grads = grads
 
+    def forget_numbers(self) -> None:
+        """Let go of parameters and gradients."""
+        self.grads = []
+        for task in self.tasks:
+            task.forget_numbers()
+
 
 def plan(todo: Sequence[Task], grads: list[Tensor], like: Tensor, *, alone: bool) -> Plan:
     """One parameter after the other, in the order of the layout, which all ranks share."""

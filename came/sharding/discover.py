@@ -34,7 +34,8 @@ def require_factors(shards: Iterable[Shard], params: Iterable[Tensor]) -> None:
     """Raise a RuntimeError if some of `params` are trained matrices, and no shard has one."""
     if any(param.factored for shard in shards for param in shard.layout.params):
         return
-    if any(param.requires_grad and len(deepspeed.original_shape(param)) >= 2 for param in params):
+    shapes = [deepspeed.original_shape(param) for param in params if param.requires_grad]
+    if any(len(shape) >= 2 and 0 not in shape for shape in shapes):
         raise RuntimeError(
             "the model has matrices, but CAME would factor none of them; build CAME from "
             "model.parameters() before anything flattens them"

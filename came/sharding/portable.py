@@ -56,7 +56,9 @@ def fill(shard: Shard, fields: list[tuple[Field, ...]], state: dict[str, Any]) -
         state.update(wanted)
         return
     state.pop("RMS", None)
-    state["step"] = torch.as_tensor(float(state.get("step", 0)))
+    state["step"] = torch.tensor(
+        float(state.get("step", 0)), dtype=torch.float32, device=wanted["step"].device
+    )
     if "clip_factor" in wanted:
         state.setdefault("clip_factor", wanted["clip_factor"])
     if not shard.layout.packed:

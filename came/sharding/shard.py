@@ -37,6 +37,15 @@ class Shard:
         """What this rank holds of its gradient."""
         return dtensor.local_grad(self.tensor)
 
+    def require_size(self) -> None:
+        """Raise a RuntimeError if a parameter has another size than when it was seen first."""
+        held = sum(piece.numel for piece in self.layout.fragments)
+        if not self.layout.packed and self.local.numel() != held:
+            raise RuntimeError(
+                f"{self.layout.params[0].name} has {self.local.numel()} numbers now, and had "
+                f"{held} when the optimizer saw it first: build the optimizer anew"
+            )
+
     def local_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """What this rank holds of its state, as views."""
         if not dtensor.is_dtensor(self.tensor):
