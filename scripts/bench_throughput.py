@@ -35,7 +35,7 @@ TWIN = (
     *("model.heads=4", "model.intermediate=1024", "model.unigram_bias=false"),
     *("data.vocab_size=30522", "objective.sequence_length=128", "objective.max_predictions=20"),
     *("optimizer=adamw", "optimizer.lr=1e-4", "schedule=constant", "schedule.warmup_fraction=0"),
-    *("batch.global_size=32", "checkpoint.every=0", "run.dir=runs/bench"),
+    *("batch.global_size=64", "checkpoint.every=0", "run.dir=runs/bench"),
 )
 
 
@@ -58,7 +58,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=3, help="of each side in a round")
+    parser.add_argument("--steps", type=int, default=1, help="of each side in a round")
     parser.add_argument("--variant", action="append", default=[], metavar="'key=value ...'")
     parser.add_argument("--ours-alone", action="store_true", help="without transformers' Trainer")
     parser.add_argument("--out", type=Path, metavar="JSON")

@@ -1,5 +1,6 @@
 """Two programs that train the same model from the same weights on the same samples, in turns."""
 
+import copy
 import tempfile
 import threading
 import time
@@ -9,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertForMaskedLM,
+    BertForPreTraining,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from came import CAME
 from trainers.build import build_module, build_optimizer
@@ -62,7 +69,8 @@ class HfSide:
     """The Trainer of transformers under DeepSpeed, in a thread that runs when it is its turn.
 
     It reads our samples, made before the clock starts: what its own data pipeline costs is not
-    counted.  Its model computes the vocabulary head at every place, as BertForPreTraining does.
+    counted.  Its model computes the vocabulary head at every place: BertForPreTraining, or without
+    next sentences BertForMaskedLM.
     """
 
     def __init__(self, config: Config, world: World, samples: Dataset[Any], ours: OurSide) -> None:
@@ -71,6 +79,9 @@ class HfSide:
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._error: BaseException | None = None
         model = build_module(config, ours.data[0]).model
+        model.set_attn_implementation("sdpa")
+        if not config.objective.next_sentence:
+            model = without_pairs(model)
         self._arguments = (config, model, samples)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -112,6 +123,14 @@ class HfSide:
             self._go.acquire()
 
 
+def without_pairs(model: BertForPreTraining) -> BertForMaskedLM:
+    """The same weights without what tells the next sentence."""
+    found = BertForMaskedLM(copy.copy(model.config))
+    names = found.state_dict().keys()
+    found.load_state_dict({n: t for n, t in model.state_dict().items() if n in names})
+    return found
+
+
 class _Pause(TrainerCallback):
     def __init__(self, side: HfSide) -> None:
         self._side = side
@@ -146,7 +165,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         labels = np.full_like(batch["input_ids"], IGNORED_LABEL)
         labels[row, batch["masked_positions"][row, slot]] = batch["masked_labels"][row, slot]
         names = ("input_ids", "token_type_ids", "attention_mask", "next_sentence_label")
-        arrays = {name: batch[name] for name in names} | {"labels": labels}
+        arrays = {name: batch[name] for name in names if name in batch} | {"labels": labels}
         self._tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def __len__(self) -> int:
