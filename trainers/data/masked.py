@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 
 from trainers.config import ObjectiveConfig
 from trainers.data.batches import IGNORED_LABEL, Ints
-from trainers.data.pairs import Spans, build_chunks, pair_spans, single_spans
+from trainers.data.pairs import Spans, pair_spans, single_spans
 from trainers.data.random_access import Purpose, below, hash64, permute, uniform
+from trainers.data.runs import open_chunks
 from trainers.data.store import Store
 from trainers.data.tokenizer import SpecialIds
 from trainers.errors import DataError
@@ -40,7 +41,7 @@ class MaskedLMBatches:
                 "objective.next_sentence=true needs 2 documents or more in each part, "
                 f"there is {store.meta.num_documents}"
             )
-        self._chunks = build_chunks(store, self._limit, objective.short_fraction)
+        self._chunks = open_chunks(store, self._limit, objective.short_fraction)
         self.num_samples = len(self._chunks.start)
 
     def batch(self, positions: Ints) -> dict[str, NDArray[np.int64]]:

@@ -44,6 +44,7 @@ class Store:
     sentence_starts: NDArray[np.int64]
     document_starts: NDArray[np.int64]
     meta: StoreMeta
+    folder: Path
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
@@ -63,7 +64,8 @@ class Store:
                 f"but meta.json says {expected} and this program reads format {FORMAT}"
             )
         # Plain arrays over the same mapping: indexing a np.memmap costs several times as much.
-        return cls(tokens, np.asarray(sentence_starts), np.asarray(document_starts), meta)
+        starts = (np.asarray(sentence_starts), np.asarray(document_starts))
+        return cls(tokens, *starts, meta, folder)
 
     def count(self, token: int) -> int:
         """How often a token occurs."""
