@@ -65,6 +65,11 @@ def phase_configs(config: Config) -> tuple[Config, ...]:
     return tuple(_inside(config, phase) for phase in config.train.phases)
 
 
+def shortest_length(config: Config) -> int:
+    """Tokens of the shortest sequences of any phase, which sentences in the store must fit."""
+    return min(inside.objective.sequence_length for inside in phase_configs(config))
+
+
 def batch_units(config: Config) -> tuple[int, ...]:
     """For each phase the samples that every batch in it is a multiple of."""
     sizes = [inside.batch.global_size for inside in phase_configs(config)]

@@ -72,8 +72,9 @@ def _prepare(words: Sequence[str], as_json: bool) -> None:
     from trainers.data.needs import needs_of
     from trainers.data.prepare import prepare
     from trainers.data.statistics import describe
+    from trainers.phases import shortest_length
 
-    prepared = prepare(config.data, needs_of(config.objective))
+    prepared = prepare(config.data, needs_of(config.objective, shortest_length(config)))
     if as_json:
         found = {"folder": str(prepared.folder), "fingerprint": prepared.fingerprint}
         print(json.dumps(found | asdict(prepared.statistics)))

@@ -19,7 +19,7 @@ from trainers.data.store import join
 from trainers.data.tokenizer import SpecialIds, fingerprint
 from trainers.data.words import num_words
 from trainers.errors import DataError
-from trainers.phases import phase_configs
+from trainers.phases import phase_configs, shortest_length
 
 COUNTED_TOKENS = 2**24  # enough for frequencies, and read in a moment
 HELDOUT_SEED = 0  # the same held-out masks and pairs in every run, so that runs compare
@@ -55,9 +55,8 @@ def open_phases(config: Config) -> tuple[Splits, ...]:
     Raises:
         DataError: the text is missing, malformed, or has fewer samples than one global batch.
     """
-    configs = phase_configs(config)
-    shortest = min(inside.objective.sequence_length for inside in configs)
-    return tuple(open_splits(inside, shortest) for inside in configs)
+    shortest = shortest_length(config)
+    return tuple(open_splits(inside, shortest) for inside in phase_configs(config))
 
 
 def open_splits(config: Config, shortest: int | None = None) -> Splits:
