@@ -54,7 +54,8 @@ def _target_section(records: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def title(record: dict[str, Any]) -> str:
-    return f"{record['model']}, {record['device']}, {record['dtype']}"
+    commit = record["machine"].get("commit", "")[:7]
+    return f"{record['model']}, {record['device']}, {record['dtype']}{commit and ', ' + commit}"
 
 
 def _run_section(record: dict[str, Any]) -> Iterator[str]:
