@@ -24,6 +24,7 @@ from came.momentum import Sign
 from came.pieces import PLAIN, Entry, Piece, StoredPiece, format_of
 from came.reduce import sum_over
 from came.sharded_optimizer import ShardedOptimizer
+from came.sharding import dtensor
 from came.sharding.deepspeed import original_shape, source_slice
 from came.sharding.discover import discover, parameter_names
 from came.sharding.shard import Shard
@@ -32,7 +33,8 @@ from came.sharding.shard import Shard
 def entries(engine: Any) -> list[Entry]:
     """Every tensor of a DeepSpeed engine's model and optimizer, in the same order on all ranks.
 
-    Every rank must call it.
+    Every rank must call it.  Of `engine` are read `module`, `basic_optimizer` and `optimizer`: what
+    has these, the last two being the same, will do for a model that FSDP2 shards or nobody does.
 
     Raises:
         RuntimeError: the sharding is not known, or the optimizer keeps state of an unknown shape.
@@ -201,6 +203,13 @@ def _ds_pieces(source: Any) -> tuple[Piece, ...]:
 
 def _frozen_entry(name: str, param: Any) -> Entry:
     shape = original_shape(param)
+    if dtensor.is_dtensor(param):
+        layout, group = dtensor.read(param, name)
+        flat = dtensor.local_part(param.detach()).view(-1)
+        pieces = tuple(
+            Piece(p.start, flat[p.offset : p.offset + p.numel]) for p in layout.fragments
+        )
+        return Entry(name, "param", shape, param.dtype, not layout.whole, pieces, group)
     if not hasattr(param, "ds_tensor"):
         return _replicated(name, "param", param.detach(), shape)
     group = param.ds_process_group

@@ -121,6 +121,19 @@ class Writer:
             raise _of_all(errors[0] if errors else "the checkpoint was not committed")
         return True
 
+    @property
+    def num_bytes(self) -> int:
+        """Of this rank's part of the last save."""
+        return self._snapshot.num_bytes
+
+    def is_writing(self) -> bool:
+        """Whether this rank's thread is at work."""
+        return (
+            self._save is not None
+            and self._save.thread is not None
+            and self._save.thread.is_alive()
+        )
+
     def wait(self, seconds: float) -> str | None:
         """Wait for this rank's own thread, and give the save up if that takes too long.
 
