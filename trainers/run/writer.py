@@ -42,6 +42,7 @@ class _Save:
 
     target: Path
     staging: Path
+    snapshot: Snapshot
     manifest: Manifest  # of rank 0; `files` are filled in when they are written
     thread: threading.Thread | None = None
     doing: str = "writing"
@@ -99,7 +100,8 @@ class Writer:
             versions=versions() if self._rank == 0 else {},
             extra=dict(extra),
         )
-        save = _Save(target, commits.staging(target, self._token), manifest)
+        staging = commits.staging(target, self._token)
+        save = _Save(target, staging, self._snapshot, manifest)
         save.thread = threading.Thread(target=self._run, args=(save,), daemon=True)
         self._save = save
         save.thread.start()
@@ -149,6 +151,7 @@ class Writer:
             # It may go on reading: the next copy must lie elsewhere.
             self._snapshot = Snapshot()
             save.error = f"rank {self._rank} is still {save.doing} after {seconds:.0f} s"
+            logger.warning("the checkpoint %s is given up: %s", save.target.name, save.error)
         self._save = None
         return save.error
 
@@ -173,7 +176,7 @@ class Writer:
 
     def _write(self, save: _Save) -> dict[str, Any]:
         save.staging.mkdir(parents=True, exist_ok=True)
-        record = self._snapshot.write(save.staging / _file_name(self._rank))
+        record = save.snapshot.write(save.staging / _file_name(self._rank))
         return {"record": asdict(record)}
 
     def _finish(self, save: _Save, own: dict[str, Any]) -> None:
