@@ -7,11 +7,11 @@ torch whose state has the shape of the parameter (AdamW).
 
 Momentum in int8 is gathered as the float32 values that it stands for; to scatter them again gives
 back the same codes wherever a block is not cut anew.  Of the sign format the signs are gathered.
+Who wants them as they are stored, as checkpoints do, takes the `parts` of each piece.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,82 +19,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 from came.fields import Field, compute_dtype, layout_boxes, replicated, stored_boxes
-from came.layout import Box, Param
+from came.layout import Box
 from came.momentum import Sign
+from came.pieces import PLAIN, Entry, Piece, StoredPiece, format_of
 from came.reduce import sum_over
 from came.sharded_optimizer import ShardedOptimizer
+from came.sharding import dtensor
 from came.sharding.deepspeed import original_shape, source_slice
 from came.sharding.discover import discover, parameter_names
 from came.sharding.shard import Shard
 
 
-@dataclass(frozen=True)
-class Piece:
-    """`view`, 1-D and writable, holds the elements from `start` on of the flattened whole."""
-
-    start: int
-    view: Tensor
-
-    @property
-    def numel(self) -> int:
-        return self.view.numel()
-
-    def read(self) -> Tensor:
-        return self.view
-
-    def write(self, values: Tensor) -> None:
-        self.view.copy_(values)
-
-
-@dataclass(frozen=True)
-class StoredPiece:
-    """A piece in a storage format of its own: one box of a parameter."""
-
-    start: int
-    field: Field
-    param: Param
-    box: Box
-    stored: tuple[Tensor, ...]
-
-    @property
-    def numel(self) -> int:
-        return self.box.numel
-
-    def read(self) -> Tensor:
-        storage = self.field.storage
-        if isinstance(storage, Sign):
-            return storage.signs(self.stored, self.box).reshape(-1)
-        return storage.load(self.stored, self.param, self.box, None).reshape(-1)
-
-    def write(self, values: Tensor) -> None:
-        shape = (self.box.batches, self.box.rows, self.box.cols)
-        values = values.to(self.stored[0].device).view(shape)
-        self.field.storage.store(self.stored, self.param, self.box, values)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor of the run.
-
-    `key` is "param", "buffer" or a key of the optimizer's state.  Where `sharded`, `pieces` are
-    this rank's part of a tensor that `group` holds together; else every rank holds all of it.
-    `mirrors` are copies that must follow, such as the low-precision weights of an fp32 master.
-    """
-
-    name: str
-    key: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    sharded: bool
-    pieces: tuple[Piece | StoredPiece, ...]
-    group: dist.ProcessGroup | None
-    mirrors: tuple[Piece, ...] = ()
-
-
 def entries(engine: Any) -> list[Entry]:
     """Every tensor of a DeepSpeed engine's model and optimizer, in the same order on all ranks.
 
-    Every rank must call it.
+    Every rank must call it.  Of `engine` are read `module`, `basic_optimizer` and `optimizer`: what
+    has these, the last two being the same, will do for a model that FSDP2 shards or nobody does.
 
     Raises:
         RuntimeError: the sharding is not known, or the optimizer keeps state of an unknown shape.
@@ -190,7 +130,8 @@ def _field_entries(
                 for start, box, stored in boxes[index]
             ]
             key, dtype = _logical(field, shard.tensor.dtype)
-            found[-1].append(_sharded(key, dtype, pieces, like))
+            entry = _sharded(key, dtype, pieces, like, format=format_of(field))
+            found[-1].append(entry)
     return found
 
 
@@ -262,6 +203,13 @@ def _ds_pieces(source: Any) -> tuple[Piece, ...]:
 
 def _frozen_entry(name: str, param: Any) -> Entry:
     shape = original_shape(param)
+    if dtensor.is_dtensor(param):
+        layout, group = dtensor.read(param, name)
+        flat = dtensor.local_part(param.detach()).view(-1)
+        pieces = tuple(
+            Piece(p.start, flat[p.offset : p.offset + p.numel]) for p in layout.fragments
+        )
+        return Entry(name, "param", shape, param.dtype, not layout.whole, pieces, group)
     if not hasattr(param, "ds_tensor"):
         return _replicated(name, "param", param.detach(), shape)
     group = param.ds_process_group
@@ -274,9 +222,10 @@ def _sharded(
     pieces: Sequence[Piece | StoredPiece],
     like: tuple[str, tuple[int, ...], dist.ProcessGroup | None, bool],
     mirrors: tuple[Piece, ...] = (),
+    format: str = PLAIN,
 ) -> Entry:
     name, shape, group, sharded = like
-    return Entry(name, key, shape, dtype, sharded, tuple(pieces), group, mirrors)
+    return Entry(name, key, shape, dtype, sharded, tuple(pieces), group, mirrors, format)
 
 
 def _replicated(name: str, key: str, tensor: Tensor, shape: tuple[int, ...]) -> Entry:

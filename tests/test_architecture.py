@@ -39,7 +39,7 @@ FLOORS = [
     ["trainers.run"],
     ["trainers.report", "trainers.build"],
     ["trainers.run.loop", "trainers.finished"],
-    ["trainers.pretrain", "trainers.export", "trainers.judge"],
+    ["trainers.pretrain", "trainers.export", "trainers.judge", "trainers.checkpoint_command"],
     ["trainers.prepare"],
 ]
 

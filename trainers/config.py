@@ -167,7 +167,11 @@ class RuntimeConfig:
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     every: int  # steps; 0 = only at the end
+    every_minutes: float  # since the last one, seen at logged steps; 0 = never
     keep: int  # newest commits left on disk
+    best: str | None  # eval/..., or max:eval/...; its best commit is left on disk too
+    background: bool  # written while training goes on
+    max_failed_saves: int  # in a row, before the run gives up
 
 
 @dataclass(frozen=True, kw_only=True)

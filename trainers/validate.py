@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from operator import attrgetter
 
@@ -59,6 +60,8 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "runtime.peak_tflops": (0, INF, True),
     "runtime.timeout_seconds": (1, 7 * 24 * 3600, True),
     "checkpoint.every": (0, INF, True),
+    "checkpoint.every_minutes": (0, INF, True),
+    "checkpoint.max_failed_saves": (1, INF, True),
     "checkpoint.keep": (2, INF, True),  # one may turn out to be damaged
     "launch.processes": (0, INF, True),
 }
@@ -74,6 +77,7 @@ def problems_of(config: Config, world_size: int) -> list[str]:
         *_runtime(config),
         *_logging(config),
         *_data(config),
+        *_checkpoint(config),
         *_zero(config),
         *problems_of_block(config.deepspeed),
     ]
@@ -253,6 +257,17 @@ def _mix(sources: tuple[MixSource, ...]) -> Iterator[str]:
             yield f"data.sources[{number}].weight must be above 0, not {source.weight}"
     if len({source.weight is None for source in sources}) > 1:
         yield "data.sources: give every source a weight, or none"
+
+
+def _checkpoint(config: Config) -> Iterator[str]:
+    best = config.checkpoint.best
+    if best is not None and not re.fullmatch("(min:|max:)?eval/[a-z_]+", best):
+        yield (
+            f"checkpoint.best={best} is no metric of an evaluation: name one, such as eval/loss "
+            "(the least is best) or max:eval/mlm_accuracy"
+        )
+    if best is not None and config.eval.every == 0:
+        yield "checkpoint.best needs eval.every: there would be one evaluation, at the end"
 
 
 def _zero(config: Config) -> Iterator[str]:

@@ -7,12 +7,12 @@ import yaml
 from tokenizers import Tokenizer
 from torch import nn
 
-from came.state import Entry, Piece
+from came.pieces import Entry, Piece
 from tests.trainers.data.corpus import write_text
+from tests.trainers.run.checkpoints import save_entries
 from trainers.build import build_module
 from trainers.compose import compose
 from trainers.data.splits import open_splits
-from trainers.run import checkpoint
 
 SIZES = (
     *("data=text", "data.vocab_size=400", "objective.sequence_length=32", "batch.global_size=8"),
@@ -48,4 +48,4 @@ def save(module: nn.Module, checkpoints: Path, step: int) -> Path:
         Entry(name, "param", tuple(p.shape), p.dtype, False, (Piece(0, p.detach().view(-1)),), None)
         for name, p in module.named_parameters()
     ]
-    return checkpoint.save(checkpoints, step, entries, identity={}, setting={}, extra={}, keep=2)
+    return save_entries(checkpoints, step, entries, identity={}, setting={}, extra={})

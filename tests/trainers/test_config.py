@@ -318,3 +318,19 @@ def test_an_option_that_would_do_nothing_is_refused():
 def test_telemetry_is_of_came():
     with pytest.raises(ConfigError, match="logging.telemetry needs optimizer=came, not adamw"):
         compose(["optimizer=adamw", "logging.telemetry=true"])
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (
+            ["checkpoint.best=train/loss"],
+            "checkpoint.best=train/loss is no metric of an evaluation",
+        ),
+        (["checkpoint.best=eval/loss", "eval.every=0"], "checkpoint.best needs eval.every"),
+        (["checkpoint.max_failed_saves=0"], "checkpoint.max_failed_saves must be 1 or more, not 0"),
+    ],
+)
+def test_what_checkpoints_cannot_be(words, problem):
+    with pytest.raises(ConfigError, match=problem):
+        compose(words)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from came import CAME, telemetry
-from came.state import after_load, entries
 from trainers.build import build_module, build_optimizer
 from trainers.config import Config
 from trainers.data.random_access import Purpose, hash64
@@ -19,7 +18,6 @@ from trainers.data.splits import Splits, open_phases
 from trainers.errors import NonFiniteError
 from trainers.flops import peak_flops
 from trainers.phases import Stretch, phase_configs, plan
-from trainers.run import checkpoint
 from trainers.run.attention import attention_kernels
 from trainers.run.distributed import World, join, leave
 from trainers.run.engine import DTYPES, build_engine, set_batch
@@ -27,9 +25,9 @@ from trainers.run.evaluate import Evaluator, to_device
 from trainers.run.feed import Feed, Micro
 from trainers.run.fit import fit_micro_batches, told
 from trainers.run.folder import MODEL_FILE, TOKENIZER_FILE, RunFolder
-from trainers.run.identity import identity, setting
 from trainers.run.meter import Meter
 from trainers.run.metrics import FILE_NAME, Metrics, read
+from trainers.run.saver import Progress, Saver
 from trainers.run.speed import set_speed
 from trainers.schedules import learning_rate
 
@@ -63,7 +61,7 @@ def run(config: Config) -> None:
                 print(device, flush=True)
             if ledger is not None:
                 folder.write("ledger.json", json.dumps(ledger.as_dict(), indent=1) + "\n")
-            with Metrics(folder.path, config, world.rank, resume_step=start) as metrics:
+            with Metrics(folder.path, config, world.rank, resume_step=start) as metrics, saver:
                 train(config, data, engine, world, saver, metrics, start)
         if world.rank == 0:
             _tell_results(folder, start, config.train.steps)
@@ -75,7 +73,7 @@ def train(
     data: Sequence[Splits],
     engine: Any,
     world: World,
-    saver: "Saver",
+    saver: Saver,
     metrics: Metrics,
     start: int,
 ) -> None:
@@ -99,9 +97,10 @@ def train(
                 loss = train_step(config, engine, world, feed.step(step), rate, step)
 
                 values: dict[str, Any] = {"step": step}
-                saves = step == steps or _is_due(step, config.checkpoint.every)
                 logs = step in (1, steps) or _is_due(step, config.train.log_every)
-                if logs or saves:
+                evaluates = step == steps or _is_due(step, config.eval.every)
+                saves = step == steps or saver.is_due(step, waits=logs)
+                if logs or evaluates or saves:
                     total = _finite(world.sum(loss).item(), engine, step, stretch)
                     done = Progress(stretch.begin(step + 1), saver.tokens + feed.counts.tokens)
                 if logs:
@@ -110,12 +109,12 @@ def train(
                     if config.logging.telemetry:
                         values |= _telemetry(engine.basic_optimizer)
                 with meter.paused():
-                    if step == steps or _is_due(step, config.eval.every):
+                    if evaluates:
                         values |= evaluators[stretch.phase](engine)
                     if len(values) > 1:
                         metrics.log(values)
-                    if saves:
-                        saver.save(engine, step, done)
+                    if saves or saver.is_better(values):
+                        saver.save(engine, step, done, values)
 
 
 def train_step(
@@ -138,49 +137,6 @@ def train_step(
         engine.step()
         loss += share.detach()
     return loss
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the steps so far have read, over all ranks and starts; padding left out."""
-
-    samples: int
-    tokens: int
-
-
-class Saver:
-    """Checkpoints of one run: what they are called, and what they must agree on."""
-
-    def __init__(self, config: Config, data: Splits, folder: RunFolder, world: World) -> None:
-        self._folder, self._keep = folder.checkpoints, config.checkpoint.keep
-        self.tokens = 0  # that were read before this start
-        self._identity = identity(
-            config, data=data.fingerprint, tokenizer=data.tokenizer_fingerprint
-        )
-        self._setting = setting(config, world_size=world.world_size)
-
-    def resume(self, engine: Any) -> int:
-        """Load the newest good checkpoint; returns its step, 0 if there is none."""
-        loaded = checkpoint.load_latest(
-            self._folder, entries(engine), identity=self._identity, setting=self._setting
-        )
-        if loaded is None:
-            return 0
-        after_load(engine)
-        self.tokens = loaded.extra.get("tokens", 0)  # older checkpoints do not tell
-        return loaded.step
-
-    def save(self, engine: Any, step: int, done: Progress) -> None:
-        """Commit the state after `step`."""
-        checkpoint.save(
-            self._folder,
-            step,
-            entries(engine),
-            identity=self._identity,
-            setting=self._setting,
-            extra=asdict(done),
-            keep=self._keep,
-        )
 
 
 def _tell_results(folder: RunFolder, start: int, steps: int) -> None:

@@ -1,4 +1,13 @@
-"""What a checkpoint says about itself, and whether its folder keeps that word."""
+"""What a checkpoint says about itself, and whether its folder keeps that word.
+
+A tensor lies in pieces, in the files of the ranks that held them; each piece is called by its range
+of the flattened tensor, and a piece in a storage format of its own has a tensor for each part:
+
+    param/emb[0:40]      exp_avg/emb[0:40]_int8      exp_avg/emb[0:40]_int8_scale
+
+The manifest lists whole tensors.  Schema 1 had no pieces: a file held a tensor as it is, under its
+name, and momentum in int8 or signs as the numbers that it stands for.
+"""
 
 import hashlib
 import json
@@ -9,16 +18,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+from came.pieces import PLAIN
+from trainers.errors import CheckpointError
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+FORMATS = (PLAIN, "int8", "sign")
 FILE_NAME = "manifest.json"
 _STEP_FOLDER = re.compile(r"step-([0-9]{8,})")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 
 
-class RefusedError(Exception):
+class RefusedError(CheckpointError):
     """A checkpoint folder that must not be loaded; the message is the reason."""
 
 
@@ -32,11 +43,11 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """Where a tensor lies and what it is: `dtype` as torch spells it, without "torch."."""
+    """What a tensor is: `dtype` as torch spells it, without "torch."; `format` of its pieces."""
 
-    file: str
     shape: tuple[int, ...]
     dtype: str
+    format: str = PLAIN
 
 
 @dataclass(frozen=True)
@@ -68,23 +79,39 @@ class Manifest:
             schema, digest = body.pop("schema"), body.pop("digest")
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
             raise RefusedError(f"{FILE_NAME} is not a manifest") from error
-        if schema != SCHEMA:
-            raise RefusedError(f"{FILE_NAME} has schema {schema!r}, this version reads {SCHEMA}")
+        if schema not in READABLE:
+            raise RefusedError(
+                f"{FILE_NAME} has schema {schema!r}, and this version reads "
+                f"{' and '.join(map(str, READABLE))}: it was saved by came-pretraining "
+                f"{_version(body)}"
+            )
         if digest != _digest({"schema": schema, **body}):
             raise RefusedError(f"{FILE_NAME} was altered: its digest does not match")
         try:
             files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
             tensors = {
-                name: TensorRecord(record["file"], tuple(record["shape"]), record["dtype"])
+                name: TensorRecord(
+                    tuple(record["shape"]), record["dtype"], record.get("format", PLAIN)
+                )
                 for name, record in body.pop("tensors").items()
             }
             manifest = cls(files=files, tensors=tensors, **body)
         except (TypeError, KeyError, AttributeError) as error:
             raise RefusedError(f"{FILE_NAME} lacks a field or has one too many: {error}") from error
-        for name in ("identity", "setting", "versions", "extra"):
-            if not isinstance(getattr(manifest, name), dict):
-                raise RefusedError(f"{name} in {FILE_NAME} is not a table")
+        manifest._check_types()
         return manifest
+
+    def _check_types(self) -> None:
+        """Raise RefusedError for a field of another type than `to_json` writes."""
+        if type(self.step) is not int:
+            raise RefusedError(f"step in {FILE_NAME} is not a whole number")
+        for name in ("identity", "setting", "versions", "extra"):
+            if not isinstance(getattr(self, name), dict):
+                raise RefusedError(f"{name} in {FILE_NAME} is not a table")
+        for name, record in self.tensors.items():
+            sizes = all(type(size) is int and size >= 0 for size in record.shape)
+            if not sizes or record.format not in FORMATS or not isinstance(record.dtype, str):
+                raise RefusedError(f"{name} in {FILE_NAME} is no tensor: {record}")
 
 
 def folder_name(step: int) -> str:
@@ -121,33 +148,34 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def verify(folder: Path) -> tuple[Manifest, list[str]]:
-    """Read every byte of a step folder against its manifest.
-
-    Returns the manifest, and the names of files that it does not list.  Raises RefusedError with
-    the reason: a link, a missing or altered file, other tensors, a value that is not finite.
-    """
-    if folder.is_symlink():
-        raise RefusedError("the folder is a symbolic link")
-    try:
-        manifest = Manifest.from_json(_plain_file(folder, FILE_NAME).read_text(encoding="utf-8"))
-        if manifest.step != step_of(folder):
-            raise RefusedError(f"{FILE_NAME} is of step {manifest.step}")
-        _check_files(folder, manifest)
-        _check_tensors(folder, manifest)
-        unlisted = {path.name for path in folder.iterdir()} - {FILE_NAME, *manifest.files}
-    except UnicodeDecodeError as error:
-        raise RefusedError(f"{FILE_NAME} is not text") from error
-    except (OSError, SafetensorError) as error:
-        raise RefusedError(str(error)) from error
-    return manifest, sorted(unlisted)
-
-
 def _digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _plain_file(folder: Path, name: str) -> Path:
+def _version(body: Any) -> str:
+    try:
+        return str(body["versions"]["came-pretraining"])
+    except (KeyError, TypeError):
+        return "of a version that it does not name"
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a step folder.  Raises RefusedError with the reason if there is no good one;
+    the files that it lists are not looked at."""
+    if folder.is_symlink():
+        raise RefusedError("the folder is a symbolic link")
+    try:
+        manifest = Manifest.from_json(plain_file(folder, FILE_NAME).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"{FILE_NAME} is not text") from error
+    except OSError as error:
+        raise RefusedError(str(error)) from error
+    if manifest.step != step_of(folder):
+        raise RefusedError(f"{FILE_NAME} is of step {manifest.step}")
+    return manifest
+
+
+def plain_file(folder: Path, name: str) -> Path:
     """The path of a file inside the folder; nothing in a manifest may lead out of it."""
     if not _PLAIN_NAME.fullmatch(name):
         raise RefusedError(f"{name!r} is not a plain file name")
@@ -161,9 +189,12 @@ def _plain_file(folder: Path, name: str) -> Path:
     return path
 
 
-def _check_files(folder: Path, manifest: Manifest) -> None:
-    """Sizes before hashes: a cut file is refused without reading gigabytes."""
-    paths = {name: _plain_file(folder, name) for name in manifest.files}
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raise RefusedError unless every listed file is as it was saved.
+
+    Sizes before hashes: a cut file is refused without reading gigabytes.
+    """
+    paths = {name: plain_file(folder, name) for name in manifest.files}
     for name, path in paths.items():
         size, expected = path.stat().st_size, manifest.files[name].bytes
         if size != expected:
@@ -171,26 +202,3 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     for name, path in paths.items():
         if sha256_of(path) != manifest.files[name].sha256:
             raise RefusedError(f"{name} has other content than was saved: its sha256 differs")
-
-
-def _check_tensors(folder: Path, manifest: Manifest) -> None:
-    found = set()
-    for file_name in manifest.files:
-        with safe_open(_plain_file(folder, file_name), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  safe_open is no mapping
-                tensor = file.get_tensor(name)
-                if manifest.tensors.get(name) != record_of(file_name, tensor):
-                    raise RefusedError(f"{name} in {file_name} is not what {FILE_NAME} lists")
-                # A buffer may hold -inf by design (attention masks do).
-                if not name.startswith("buffer/") and not torch.isfinite(tensor).all():
-                    raise RefusedError(f"{name} has values that are not finite")
-                found.add(name)
-    missing = sorted(set(manifest.tensors) - found)
-    if missing:
-        raise RefusedError(f"{missing[0]} is in no file")
-
-
-def record_of(file_name: str, tensor: torch.Tensor) -> TensorRecord:
-    """The record of a tensor that is kept in `file_name`."""
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return TensorRecord(file_name, tuple(tensor.shape), dtype)

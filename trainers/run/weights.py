@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from trainers.errors import CheckpointError
-from trainers.run import manifest as manifests
-from trainers.run.checkpoint import committed
+from trainers.run import commits, tensors
 from trainers.run.manifest import Manifest, RefusedError
 
 _KEYS = ("param", "buffer")  # the rest is the optimizer's
@@ -16,15 +14,10 @@ _KEYS = ("param", "buffer")  # the rest is the optimizer's
 
 def newest(checkpoints: Path) -> Path:
     """The newest good commit; nothing is removed, a run may be going on. Raises CheckpointError."""
-    reasons = []
-    for folder in committed(checkpoints):
-        try:
-            manifests.verify(folder)
-        except RefusedError as reason:
-            reasons.append(f"; {folder.name}: {reason}")
-            continue
-        return folder
-    raise CheckpointError(f"{checkpoints} holds no checkpoint to read{''.join(reasons)}")
+    found = commits.newest_good(checkpoints)
+    if found is None:
+        raise CheckpointError(f"{checkpoints} holds no checkpoint to read")
+    return found[0]
 
 
 @torch.no_grad()
@@ -34,19 +27,18 @@ def load_weights(module: nn.Module, folder: Path) -> int:
     Every byte is read against the manifest before anything is written. Raises CheckpointError.
     """
     try:
-        manifest, _ = manifests.verify(folder)
+        manifest, _ = tensors.verify(folder)
     except RefusedError as reason:
         raise CheckpointError(f"{folder} cannot be read: {reason}") from reason
     places: dict[str, Tensor] = dict(module.named_parameters())
     persistent = module.state_dict()
     places |= {name: value for name, value in module.named_buffers() if name in persistent}
     _check(folder, manifest, places)
-    for file_name in manifest.files:
-        with safe_open(folder / file_name, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  safe_open is no mapping
-                key, _, of = name.partition("/")
-                if key in _KEYS:
-                    places[of].copy_(file.get_tensor(name))
+    with tensors.Files(folder, manifest) as files:
+        for name in manifest.tensors:
+            key, _, of = name.partition("/")
+            if key in _KEYS:
+                places[of].copy_(files.whole(name).view_as(places[of]))
     return manifest.step
 
 

@@ -146,7 +146,7 @@ def test_phases_and_a_growing_batch(corpus: Path, tmp_path: Path) -> None:
     assert all(0 <= row["train/data_wait"] <= 1 for row in rows)
 
 
-@pytest.mark.parametrize("optimizer", ["adafactor", "lamb", "sm3"])
+@pytest.mark.parametrize("optimizer", ["came", "adafactor", "lamb", "sm3"])
 def test_a_run_goes_on_in_another_world(corpus: Path, tmp_path: Path, optimizer: str) -> None:
     words = (f"optimizer={optimizer}", "train.steps=4", "checkpoint.every=2")
     train(corpus, tmp_path / "alone", "launch.processes=1", *words)

@@ -1,0 +1,141 @@
+"""The folder of the checkpoints: what is committed, how it becomes so, and what is removed.
+
+<run>/checkpoints/
+  step-00000100/                  a commit: whole, because it appears by a rename
+    rank-00000.safetensors        what rank 0 held, see `tensors`
+    rank-00001.safetensors
+    manifest.json                 sizes, sha256, tensors, what the run must agree on
+  step-00000200.tmp-5f0c.../      an interrupted save: removed at the next start
+  step-00000050.trash-5f0c.../    an interrupted prune: likewise
+"""
+
+import logging
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainers import durable
+from trainers.errors import CheckpointError
+from trainers.run import manifest as manifests
+from trainers.run import tensors
+from trainers.run.manifest import Manifest, RefusedError
+
+logger = logging.getLogger(__name__)
+
+MIN_KEEP = 2  # one commit to resume from while the next one is being proven
+
+
+def committed(checkpoints: Path) -> list[Path]:
+    """The committed step folders, newest first: by the number in the name, clocks do not count."""
+    if not checkpoints.is_dir():
+        return []
+    steps = [(manifests.step_of(path), path) for path in checkpoints.iterdir()]
+    found = [(step, path) for step, path in steps if step is not None]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def staging(target: Path, token: str) -> Path:
+    """The folder that ranks write into before it is committed as `target`."""
+    return target.with_name(f"{target.name}.tmp-{token}")
+
+
+def commit(folder: Path, target: Path, manifest: Manifest) -> None:
+    """Make the files in a staging folder the commit `target`.  Raises OSError."""
+    durable.write_text(folder / manifests.FILE_NAME, manifest.to_json())
+    if target.exists():  # refused at load, or else this run would have gone on from it
+        os.rename(target, _trash(target))
+    os.rename(folder, target)
+    durable.sync(target.parent)
+
+
+def discard(folder: Path) -> None:
+    """Remove a staging folder, as far as that is possible."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def prune(checkpoints: Path, step: int, keep: int, best: "Best | None" = None) -> None:
+    """Remove commits older than the newest `keep` up to `step`; a failure costs only space.
+
+    Commits newer than `step` were refused at load: they do not count as kept, and are replaced when
+    the run comes by.  Of the others the best one stays.
+    """
+    try:
+        usable = [path for path in committed(checkpoints) if (manifests.step_of(path) or 0) <= step]
+        spared = best.find(usable) if best else None
+        for path in usable[keep:]:
+            if spared is None or path != spared[0]:
+                os.rename(path, _trash(path))  # no half-deleted folder carries a committed name
+        remove_leftovers(checkpoints, ".trash-")
+    except OSError as error:
+        logger.warning("old checkpoints could not be removed: %s", error)
+
+
+def remove_leftovers(checkpoints: Path, *marks: str) -> None:
+    """Remove step folders whose names have one of `marks`."""
+    for path in checkpoints.iterdir():
+        if path.name.startswith("step-") and any(mark in path.name for mark in marks):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def newest_good(checkpoints: Path) -> tuple[Path, Manifest] | None:
+    """The newest commit whose every byte is as it was saved; None if there are no commits.
+
+    Raises CheckpointError if there are some, and none is good.
+    """
+    reasons = []
+    for folder in committed(checkpoints):
+        try:
+            manifest, unlisted = tensors.verify(folder)
+        except RefusedError as reason:
+            reasons.append(f"{folder.name}: {reason}")
+            logger.warning("checkpoint refused, trying the next older: %s", reasons[-1])
+            continue
+        if unlisted:
+            logger.warning("%s holds files that it does not list: %s", folder.name, unlisted)
+        return folder, manifest
+    if reasons:
+        raise CheckpointError(
+            f"no checkpoint in {checkpoints} can be loaded: {'; '.join(reasons)}. "
+            "Restore one of them, or start again with another run.dir."
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class Best:
+    """Which commit is best: by a metric of the evaluation at its step, which its manifest keeps.
+
+    `text` is the metric's name, of which less is better, or "max:" and the name.
+    """
+
+    text: str
+
+    @property
+    def metric(self) -> str:
+        return self.text.removeprefix("min:").removeprefix("max:")
+
+    def better(self, value: float, than: float | None) -> bool:
+        """Whether a value beats another; what is not a number never does."""
+        if value != value:
+            return False
+        if than is None:
+            return True
+        return value > than if self.text.startswith("max:") else value < than
+
+    def find(self, folders: list[Path]) -> tuple[Path, float] | None:
+        """The best of these commits and its value; the older one of equals."""
+        found: tuple[Path, float] | None = None
+        for folder in sorted(folders):
+            try:
+                value = manifests.read(folder).extra.get("metrics", {}).get(self.metric)
+            except (RefusedError, AttributeError):
+                continue
+            if isinstance(value, int | float) and self.better(value, found and found[1]):
+                found = folder, float(value)
+        return found
+
+
+def _trash(path: Path) -> Path:
+    return path.with_name(f"{path.name}.trash-{secrets.token_hex(6)}")

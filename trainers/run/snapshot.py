@@ -1,0 +1,94 @@
+"""This rank's part of a checkpoint: copied to the host at once, written from there later.
+
+The copy lies in one buffer in the order of the file, so that writing is no second copy, and the
+buffer is kept for the next one: memory that is new to a process costs more than the copy.
+
+    | 8 bytes: length | header: names, types, places | data: largest items first |    safetensors
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainers.run.manifest import FileRecord
+
+_PIECE = 16 << 20  # bytes written and hashed at a time, so that a cache holds them for both
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+class Snapshot:
+    """A copy of tensors on the host; `take` replaces it, also that which is being written."""
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the data."""
+        return self._buffer.numel()
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy flat tensors; when this returns they may change."""
+        # Items of eight bytes before those of four, and so on: each then lies where its type may.
+        names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+        places, at = {}, 0
+        for name in names:
+            size = tensors[name].numel() * tensors[name].dtype.itemsize
+            places[name] = (at, at + size)
+            at += size
+        self._header = _header({name: tensors[name] for name in names}, places)
+        devices = {tensor.device for tensor in tensors.values() if tensor.is_cuda}
+        if self._buffer.numel() != at:
+            self._buffer = torch.empty(at, dtype=torch.uint8, pin_memory=bool(devices))
+        with torch.no_grad():
+            for name in names:
+                begin, end = places[name]
+                if begin < end:
+                    copy = self._buffer[begin:end].view(tensors[name].dtype)
+                    copy.copy_(tensors[name], non_blocking=True)
+        for device in devices:
+            torch.cuda.current_stream(device).synchronize()
+
+    def write(self, path: Path) -> FileRecord:
+        """Write the copy as a safetensors file and force it to the disk."""
+        digest = hashlib.sha256()
+        data = memoryview(self._buffer.numpy())
+        pieces = [data[begin : begin + _PIECE] for begin in range(0, len(data), _PIECE)]
+        with open(path, "wb") as file:
+            for piece in (self._header, *pieces):
+                file.write(piece)
+                digest.update(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        return FileRecord(digest.hexdigest(), len(self._header) + len(data))
+
+
+def _header(tensors: Mapping[str, Tensor], places: Mapping[str, tuple[int, int]]) -> bytes:
+    table = {
+        name: {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": [tensor.numel()],
+            "data_offsets": list(places[name]),
+        }
+        for name, tensor in tensors.items()
+    }
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of eight
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,244 @@
+"""Saving in the background: a step waits for a copy of the state, threads do the rest.
+
+    rank 0   copy | write, fsync | wait for all parts | manifest, rename, prune
+    rank 1   copy | write, fsync, part
+             ^ only this stops the training; `settle`, before the next copy, tells all the outcome
+
+Threads of ranks meet in the staging folder, where each leaves a small file of what it has written
+or why it could not: a collective of theirs would mix with those of the training.  Rank 0 alone
+commits, when every byte is on the disk, and never after it has told that a save has failed.
+"""
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from came.pieces import Entry
+from trainers import durable
+from trainers.errors import StorageError
+from trainers.run import commits
+from trainers.run import manifest as manifests
+from trainers.run.agreement import own_rank, together, world_size
+from trainers.run.commits import MIN_KEEP, Best
+from trainers.run.folder import versions
+from trainers.run.manifest import FileRecord, Manifest
+from trainers.run.snapshot import Snapshot
+from trainers.run.tensors import own_parts, record_of, tensor_name
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.05  # between two looks for the parts of other ranks
+
+
+@dataclass
+class _Save:
+    """One save of this rank.  Under `lock` it either commits or is given up."""
+
+    target: Path
+    staging: Path
+    snapshot: Snapshot
+    manifest: Manifest  # of rank 0; `files` are filled in when they are written
+    thread: threading.Thread | None = None
+    doing: str = "writing"
+    error: str | None = None
+    committed: bool = False
+    given_up: bool = False
+
+
+class Writer:
+    """Commits the state of a run, one save at a time.  Every rank must make the same calls."""
+
+    def __init__(
+        self, checkpoints: Path, *, keep: int, best: Best | None = None, limit_seconds: float = 300
+    ) -> None:
+        """Args:
+        keep: the newest commits that stay, and of `best` the best one.
+        limit_seconds: the longest that anybody waits for a save; less than the timeout of the
+            process group, or that would be told in place of the cause.
+        """
+        if keep < MIN_KEEP:
+            raise ValueError(f"keep = {keep}: at least {MIN_KEEP} checkpoints must be kept")
+        self._checkpoints, self._keep, self._best = checkpoints, keep, best
+        self._limit = limit_seconds
+        self._rank, self._num_ranks = own_rank(), world_size()
+        # All ranks write into folders of one name, which no other start of the run has.
+        token = secrets.token_hex(6) if self._rank == 0 else None
+        self._token = together(lambda: token, StorageError)[0]
+        self._snapshot = Snapshot()
+        self._lock = threading.Lock()
+        self._save: _Save | None = None
+
+    def start(
+        self,
+        step: int,
+        entries: Sequence[Entry],
+        *,
+        identity: Mapping[str, Any],
+        setting: Mapping[str, Any],
+        extra: Mapping[str, Any],
+    ) -> Path:
+        """Copy the state behind `entries`, and begin to write it; returns the folder to be.
+
+        No collective.  The save before must be settled.  `identity`, `setting` and `extra` are
+        JSON, see `Manifest`.
+        """
+        assert self._save is None, "settle the save before"
+        self._snapshot.take(own_parts(entries, self._rank, self._num_ranks))
+        target = self._checkpoints / manifests.folder_name(step)
+        manifest = Manifest(
+            step=step,
+            files={},
+            tensors={tensor_name(entry): record_of(entry) for entry in entries},
+            identity=dict(identity),
+            setting=dict(setting),
+            versions=versions() if self._rank == 0 else {},
+            extra=dict(extra),
+        )
+        staging = commits.staging(target, self._token)
+        save = _Save(target, staging, self._snapshot, manifest)
+        save.thread = threading.Thread(target=self._run, args=(save,), daemon=True)
+        self._save = save
+        save.thread.start()
+        return target
+
+    def settle(self) -> bool:
+        """Wait for the save that was started; returns whether there was one.  A collective if so.
+
+        Raises StorageError on every rank if it failed on any: nothing is committed then, and older
+        commits are untouched.
+        """
+        if self._save is None:
+            return False
+        save = self._save
+        error = self.wait(self._limit)
+        outcomes = together(lambda: {"error": error, "committed": save.committed}, StorageError)
+        errors = [outcome["error"] for outcome in outcomes if outcome["error"]]
+        if not outcomes[0]["committed"]:
+            raise _of_all(errors[0] if errors else "the checkpoint was not committed")
+        return True
+
+    @property
+    def num_bytes(self) -> int:
+        """Of this rank's part of the last save."""
+        return self._snapshot.num_bytes
+
+    def is_writing(self) -> bool:
+        """Whether this rank's thread is at work."""
+        return (
+            self._save is not None
+            and self._save.thread is not None
+            and self._save.thread.is_alive()
+        )
+
+    def wait(self, seconds: float) -> str | None:
+        """Wait for this rank's own thread, and give the save up if that takes too long.
+
+        No collective.  Returns why the save failed, None if it did not.
+        """
+        save = self._save
+        if save is None or save.thread is None:
+            return None
+        save.thread.join(seconds)
+        with self._lock:
+            save.given_up = not save.committed
+        if save.thread.is_alive() and not save.committed:
+            # It may go on reading: the next copy must lie elsewhere.
+            self._snapshot = Snapshot()
+            save.error = f"rank {self._rank} is still {save.doing} after {seconds:.0f} s"
+            logger.warning("the checkpoint %s is given up: %s", save.target.name, save.error)
+        self._save = None
+        return save.error
+
+    # In the thread -----------------------------------------------------------------------------
+
+    def _run(self, save: _Save) -> None:
+        try:
+            part = self._write(save)
+        except Exception as error:  # whatever it is, a thread can but tell
+            save.error = f"{error}" if isinstance(error, OSError) else repr(error)
+            part = {"error": save.error}
+        if self._rank != 0:
+            _leave_part(save.staging, self._rank, part)
+            return
+        try:
+            self._finish(save, part)
+        except Exception as error:
+            save.error = f"{error}" if isinstance(error, OSError) else repr(error)
+        if not save.committed:
+            logger.warning("the checkpoint %s could not be saved: %s", save.target.name, save.error)
+            commits.discard(save.staging)
+
+    def _write(self, save: _Save) -> dict[str, Any]:
+        save.staging.mkdir(parents=True, exist_ok=True)
+        record = save.snapshot.write(save.staging / _file_name(self._rank))
+        return {"record": asdict(record)}
+
+    def _finish(self, save: _Save, own: dict[str, Any]) -> None:
+        """Rank 0: commit what all have written."""
+        parts = [own, *self._others_parts(save)]
+        errors = {rank: part["error"] for rank, part in enumerate(parts) if "error" in part}
+        if errors:
+            save.error = "; ".join(f"rank {rank}: {error}" for rank, error in errors.items())
+            return
+        for rank, part in enumerate(parts):
+            save.manifest.files[_file_name(rank)] = FileRecord(**part["record"])
+        with self._lock:
+            if save.given_up:
+                return
+            commits.commit(save.staging, save.target, save.manifest)
+            save.committed = True
+        commits.prune(self._checkpoints, save.manifest.step, self._keep, self._best)
+
+    def _others_parts(self, save: _Save) -> list[dict[str, Any]]:
+        deadline = time.monotonic() + self._limit
+        parts: list[dict[str, Any]] = []
+        for rank in range(1, self._num_ranks):
+            save.doing = f"waiting for rank {rank}"
+            while (part := _take_part(save.staging, rank)) is None:
+                if time.monotonic() > deadline or save.given_up:
+                    part = {"error": f"it has not written its part within {self._limit:.0f} s"}
+                    break
+                time.sleep(_LOOK_SECONDS)
+            parts.append(part)
+        return parts
+
+
+def _of_all(text: str) -> StorageError:
+    error = StorageError(text)  # no local of the frame that raises it: they would keep each other
+    error.everywhere = True
+    return error
+
+
+def _file_name(rank: int) -> str:
+    return f"rank-{rank:05d}.safetensors"
+
+
+def _leave_part(staging: Path, rank: int, part: dict[str, Any]) -> None:
+    """Tell rank 0 what this rank has written, or why it could not."""
+    try:
+        durable.write_text(staging / f"rank-{rank:05d}.part", json.dumps(part))
+    except OSError:
+        # A disk that is full for bytes may still take a name.
+        try:
+            (staging / f"rank-{rank:05d}.failed").touch()
+        except OSError as error:
+            logger.warning("rank %d cannot tell that it failed to save: %s", rank, error)
+
+
+def _take_part(staging: Path, rank: int) -> dict[str, Any] | None:
+    """What a rank has left, None if there is nothing yet; removed, it is no part of a commit."""
+    if (staging / f"rank-{rank:05d}.failed").exists():
+        return {"error": "it could not write"}
+    path = staging / f"rank-{rank:05d}.part"
+    try:
+        part: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    path.unlink()
+    return part
