@@ -45,6 +45,7 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "schedule.decay_fraction": (0, 1, True),
     "train.steps": (1, INF, True),
     "train.log_every": (1, INF, True),
+    "train.max_skipped_steps": (0, INF, True),
     "train.gradient_clipping": (0, INF, True),
     "eval.every": (0, INF, True),
     "eval.samples": (1, INF, True),
@@ -57,6 +58,7 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "runtime.memory_gb": (0, INF, True),
     "runtime.peak_tflops": (0, INF, True),
     "runtime.timeout_seconds": (1, 7 * 24 * 3600, True),
+    "runtime.grace_seconds": (1, 24 * 3600, True),
     "checkpoint.every": (0, INF, True),
     "checkpoint.keep": (2, INF, True),  # one may turn out to be damaged
     "launch.processes": (0, INF, True),

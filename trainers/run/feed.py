@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainers.config import Config
 from trainers.data.splits import Splits
+from trainers.faults import fault
 from trainers.flops import training_flops
 from trainers.phases import phase_configs, plan
 from trainers.run.distributed import World
@@ -99,6 +100,7 @@ class Feed:
             labels, tokens = batches.num_labels(positions), batches.num_tokens(positions)
             turns = micro_batches(positions, inside.batch.micro_size, self._world)
             for rows in turns:
+                fault("data", step)
                 batch, copied = self._copied(batches.batch(rows))
                 yield Micro(step, batch, labels, tokens, len(turns), copied)
 
