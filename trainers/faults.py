@@ -11,9 +11,9 @@ Each fault is MODE[=VALUE]@POINT[:rankN][:stepN]; POINT may hold the shell's `*`
     backward          gradients of a micro batch are there (and, of the last one, summed)
     optimizer         parameters are updated
     save              a checkpoint begins
-    write NAME        a file of that name is about to be replaced
-    sync NAME         a file or folder has been written and is about to be forced to the disk;
-                      a commit is "sync checkpoints": its rename has been done
+    write PATH        a file is about to be replaced; of the path the last folder and the name
+    sync PATH         a file or folder has been written and is about to be forced to the disk;
+                      at "sync */checkpoints" the rename has been done that commits
 """
 
 from __future__ import annotations

@@ -136,7 +136,8 @@ def launcher(tmp_path, body: str, patience: float = 5.0):
 )
 def test_a_signal_is_passed_on_and_the_ranks_say_with_which_code(tmp_path, signum, code):
     body = (
-        f"def note(*_): pathlib.Path({str(tmp_path)!r}, f'told{{rank}}').touch(); sys.exit({code})\n"
+        "def note(*_):\n"
+        f"    pathlib.Path({str(tmp_path)!r}, f'told{{rank}}').touch(); sys.exit({code})\n"
         f"signal.signal({int(signum)}, note)\n"
         "READY"
         "while True: time.sleep(0.05)"
