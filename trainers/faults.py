@@ -22,6 +22,7 @@ import errno
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from trainers.errors import ConfigError
 
 VARIABLE, ALLOWED = "CAME_FAULT", "CAME_FAULT_TEST"
 _GRAMMAR = re.compile(r"(\w+)(?:=([^@]+))?@([^:]+)(?::rank(\d+))?(?::step(\d+))?")
-_MODES = ("kill", "stop", "term", "exception", "memory", "enospc", "exit", "sleep", "times")
+_SIGNALS = ("kill", "stop", "term", "int", "usr1")
+_MODES = (*_SIGNALS, "exception", "memory", "enospc", "exit", "sleep", "times")
 POINTS = ("init", "step", "data", "loss", "backward", "optimizer", "save", "write *", "sync *")
 
 
@@ -50,8 +52,11 @@ class Fault:
         return here and fnmatchcase(point, self.point)
 
     def happen(self) -> None:
-        """Do it to this process; "times" is done by who asked."""
-        if self.mode in ("kill", "stop", "term"):
+        """Do it to this process, and say when; "times" is done by who asked."""
+        if self.mode != "times":
+            sys.stderr.write(f"fault: {self.mode} at {self.point} at {time.monotonic():.3f} s\n")
+            sys.stderr.flush()
+        if self.mode in _SIGNALS:
             os.kill(os.getpid(), getattr(signal, f"SIG{self.mode.upper()}"))
         elif self.mode == "exit":
             os._exit(int(self.value))
