@@ -62,9 +62,9 @@ def test_it_happens_at_its_point_rank_and_step_alone(monkeypatch: pytest.MonkeyP
 
 def test_a_point_without_a_step_is_in_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     plan(monkeypatch, "enospc@sync step-*/rank-00001*:step5,memory@write */latest")
-    faults.fault("save", 4)
+    faults.fault("step", 4)
     faults.fault("sync step-4.tmp/rank-00001.safetensors")
-    faults.fault("save", 5)
+    faults.fault("step", 5)
     faults.fault("sync step-5.tmp/rank-00000.safetensors")
     with pytest.raises(OSError, match="No space left"):
         faults.fault("sync step-5.tmp/rank-00001.safetensors")

@@ -56,9 +56,9 @@ class Skips:
         self._in_row = 0
 
     def note(
-        self, engine: Any, step: int, positions: tuple[int, int], loss: Tensor, *, is_last: bool
+        self, engine: Any, step: int, positions: range, loss: Tensor, *, is_last: bool
     ) -> bool:
-        """Whether `step`, of the samples from the first to the last of `positions`, was skipped.
+        """Whether `step`, of the samples at `positions`, was skipped.
 
         `loss` [] is this rank's share.  Every rank must call it, and all know alike.
         Raises NonFiniteError where that was one too many, or the last of the run.
@@ -68,7 +68,7 @@ class Skips:
             return False
         self.total = engine.skipped_steps
         self._in_row += 1
-        text = f"{self._culprits(loss)} at step {step}, samples {positions[0]} to {positions[1]}"
+        text = f"{self._culprits(loss)} at step {step}, samples {positions[0]} to {positions[-1]}"
         if self._in_row > self._limit or is_last:
             raise self._error(engine, text, step)
         if own_rank() == 0:

@@ -109,7 +109,9 @@ def train(
                 set_batch(engine, stretch.size, phases[stretch.phase].batch.micro_size)
                 rate = learning_rate(config.schedule, step, steps, config.optimizer.lr)
                 loss = train_step(config, engine, world, feed.step(step), rate, step, stopping)
-                skipped = skips.note(engine, step, stretch, loss, is_last=step == steps)
+                skipped = skips.note(
+                    engine, step, stretch.positions(step), loss, is_last=step == steps
+                )
                 signum = stopping.told()
 
                 values: dict[str, Any] = {"step": step}
@@ -122,7 +124,10 @@ def train(
                     total = world.sum(loss).item()
                     spikes.note(total)
                     values |= {**asdict(done), "train/loss": total, "train/lr": rate}
-                    values |= {"train/skipped_steps": skips.total, "train/loss_spikes": spikes.total}
+                    values |= {
+                        "train/skipped_steps": skips.total,
+                        "train/loss_spikes": spikes.total,
+                    }
                     values |= meter.look()
                     if config.logging.telemetry:
                         values |= _telemetry(engine.basic_optimizer)

@@ -40,8 +40,8 @@ def engine(skipped: int = 0) -> SimpleNamespace:
 def note(
     skips: Skips, fake: SimpleNamespace, step: int, loss: float, is_last: bool = False
 ) -> bool:
-    ends = (24 * step - 24, 24 * step - 1)
-    return skips.note(fake, step, ends, torch.tensor(loss), is_last=is_last)
+    positions = range(24 * step - 24, 24 * step)
+    return skips.note(fake, step, positions, torch.tensor(loss), is_last=is_last)
 
 
 def test_as_many_as_allowed_in_a_row_are_passed_over(tmp_path: Path, caplog) -> None:
