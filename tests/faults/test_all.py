@@ -1,5 +1,6 @@
 """The rest of the list of faults, a start or more for each (make test-faults)."""
 
+import json
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.conftest import STEPS
 from tests.faults.runs import OURS, TORCHRUN, Ended, Started, commits, losses, state
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -252,3 +254,28 @@ PIPED = (
     "reader, writer = os.pipe(); os.close(reader)\n"
     "sys.exit(subprocess.call([sys.executable, *sys.argv[1:]], stdout=writer, stderr=writer))",
 )
+
+
+# Python runs it at its start: the wall clock of rank 1 jumps with every look at it.
+JUMPING_CLOCK = """
+import os, time
+if os.environ.get("RANK") == "1":
+    real, looks = time.time, [0]
+    def jumping():
+        looks[0] += 1
+        return real() + (-3600, 365 * 24 * 3600)[looks[0] % 2]
+    time.time = jumping
+"""
+
+
+def test_a_clock_that_jumps_changes_nothing(corpus: Path, unbroken: Path, tmp_path: Path) -> None:
+    """Row 43."""
+    (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    run_dir = tmp_path / "run"
+    for fault, code in (("kill@backward:rank0:step8", 137), ("", 0)):
+        ended = Started(corpus, run_dir, STEPS, fault=fault, PYTHONPATH=path).end()
+        assert ended.code == code, ended.output
+    assert state(run_dir, 14) == state(unbroken, 14)
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    assert all(line["train/seconds"] > 0 for line in lines)

@@ -92,12 +92,13 @@ def _quietly(action: Callable[[], None]) -> None:
 
 def _absent(store: dist.Store, key: str, world_size: int, seconds: float) -> list[int]:
     """The ranks that have not set `key` after so many seconds."""
-    limit, absent = time.monotonic() + seconds, list(range(world_size))
-    while True:
-        absent = [rank for rank in absent if not store.check([f"{key}/{rank}"])]
-        if not absent or time.monotonic() > limit:
-            return absent
-        time.sleep(0.02)
+    limit = time.monotonic() + seconds
+    keys = [f"{key}/{rank}" for rank in range(world_size)]
+    while not store.check(keys):  # one question for all of them
+        if time.monotonic() > limit:
+            return [rank for rank, name in enumerate(keys) if not store.check([name])]
+        time.sleep(0.05)
+    return []
 
 
 def _place(error: BaseException) -> str:
