@@ -1,5 +1,6 @@
 """What the faulty runs share: a text, and the run that nothing happened to."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,14 @@ from tests.faults.runs import Started
 from tests.trainers.data.corpus import write_text
 
 STEPS = "train.steps=14"
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left() -> Iterator[None]:
+    """A test that fails does not leave its runs behind."""
+    yield
+    while Started.running:
+        Started.running.pop().kill()
 
 
 @pytest.fixture(scope="session")

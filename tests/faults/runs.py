@@ -1,14 +1,17 @@
 """Whole runs that are broken on purpose: how they are started, and what is left of them."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from safetensors import safe_open
 
@@ -24,7 +27,7 @@ TINY = (
 )
 OURS = ("-m", "trainers.pretrain")
 TORCHRUN = (
-    *("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"),
+    *("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
     *("-m", "trainers.pretrain"),
 )
 
@@ -46,6 +49,8 @@ class Ended:
 
 class Started:
     """A run in a process of its own, and all that this process starts."""
+
+    running: ClassVar[list["Started"]] = []
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class Started:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        self.running.append(self)
 
     @property
     def output(self) -> str:
@@ -97,6 +103,12 @@ class Started:
         """All processes that this start is the reason for, oldest first; zombies do not count."""
         pids = sorted(int(path.name) for path in Path("/proc").glob("[0-9]*"))
         return [pid for pid in pids if _environ(pid).get(TOKEN) == self._token]
+
+    def kill(self) -> None:
+        """End it and all that it has started, youngest first."""
+        for pid in reversed(self.alive()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def end(self, seconds: float = 240) -> Ended:
         """Wait for the end; fails if a process outlives it, or if a fault was not injected."""

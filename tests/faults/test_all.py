@@ -133,8 +133,7 @@ def test_twenty_kills_at_random_instants_change_nothing(corpus: Path, tmp_path: 
             started.wait_for("step ")
             wait_for_steps(started, broken, before)
         time.sleep(chance.uniform(0, 1.0))
-        for pid in reversed(started.alive()):
-            os.kill(pid, signal.SIGKILL)
+        started.kill()
         ended = started.end()
         assert ended.code == -signal.SIGKILL or commits(broken)[:1] == [120], ended.output
         seen.append(max(commits(broken), default=0))
@@ -199,8 +198,7 @@ def test_a_second_run_in_the_folder_is_refused_at_once(corpus: Path, tmp_path: P
     first.wait_for("step ")
     second = Started(corpus, run_dir, LONG).end()
     assert second.code == 9 and "is in use by process" in second.output, second.output
-    for pid in reversed(first.alive()):
-        os.kill(pid, signal.SIGKILL)
+    first.kill()
     first.end()
     assert Started(corpus, run_dir, "train.steps=6").end().code == 0
 
