@@ -1,6 +1,7 @@
 # make quickstart   a fresh machine -> .venv, everything installed, a BERT pretrained, a report
 # make test         a fresh machine -> .venv, everything installed, lint, types, all tests
 # make test-gpu     the tests that need a GPU; without one they say so
+# make test-faults  runs that are killed, stopped, starved: a quarter of an hour
 # make check        lint and types alone
 # make bench        optimizers side by side on BERT-Large's parameters, 12 GB of memory
 # make clean        removes .venv and caches; runs/ stays
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-gpu check format bench clean
+.PHONY: quickstart test test-gpu test-faults check format bench clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/came-train experiment=quickstart $(ARGS)
@@ -21,6 +22,9 @@ test: check
 
 test-gpu: $(INSTALLED)
 	$(BIN)/pytest -q tests/gpu -rs
+
+test-faults: $(INSTALLED)
+	$(BIN)/pytest -q tests/faults -m "" $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """Starts the ranks of a run on this machine and waits for them; no torch.
 
-launcher --- rank 0      a rank fails      : the others get GRACE seconds, then SIGTERM, SIGKILL
-         |-- rank 1      launcher is told  : SIGINT and SIGTERM are passed on, then as above
+launcher --- rank 0      a rank fails      : the others get GRACE seconds, then SIGKILL
+         |-- rank 1      launcher is told  : SIGINT, SIGTERM and SIGUSR1 are passed on, the ranks
+         |                                   have `patience` seconds to save and leave
          `-- rank 2      launcher is killed: the kernel kills the ranks (Linux)
 """
 
@@ -20,9 +21,11 @@ from dataclasses import dataclass, field
 
 from launch.devices import num_cores
 
-GRACE = 10.0  # seconds: longer than a rank needs to see that its peer is gone and to say so
+GRACE = 4.0  # seconds: longer than a rank needs to see that its peer is gone and to say so
+PATIENCE = 30.0  # seconds for ranks that were told to stop, and end by themselves before
 POLL = 0.05  # seconds
 PEER_LOST = 7  # the exit code of a rank that failed only because another one did
+STOPPED = (75, 130)  # exit codes of a rank that was told to stop, and has saved; 130 is Ctrl-C's
 LAUNCHER = "CAME_LAUNCHER_PID"  # in the environment of the ranks
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
@@ -31,7 +34,7 @@ PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 class Outcome:
     """How a run ended: the code for the shell, and whose fault it was."""
 
-    exit_code: int  # 128 + n for signal n, as in a shell
+    exit_code: int  # 128 + n for signal n that ended a rank, as in a shell
     rank: int | None = None  # the first cause; None if nobody failed, or we were told to stop
     signum: int | None = None  # what killed that rank, or told us to stop
 
@@ -43,7 +46,7 @@ class Ranks:
     received: list[int]  # signals that the launcher was sent
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     ended: dict[int, int] = field(default_factory=dict)  # rank -> code, in the order of their ends
-    told: set[int] = field(default_factory=set)  # ranks that we have sent a signal
+    told: set[int] = field(default_factory=set)  # ranks that we have ended
 
     def poll(self) -> bool:
         """Notes who has ended; True while somebody is running."""
@@ -58,22 +61,22 @@ class Ranks:
         first = [rank for rank in failed if self.ended[rank] != PEER_LOST]
         return next(iter(first or failed), None)
 
-    def send(self, signum: int) -> None:
-        """To every rank that runs, and to the helper processes it has started."""
+    def ask(self, signum: int) -> None:
+        """Pass a request on to every rank that runs, not to its helpers, which it still needs."""
+        for rank, process in enumerate(self.processes):
+            if rank not in self.ended:
+                process.send_signal(signum)
+
+    def stop(self, grace: float, patience: float) -> None:
+        """Ends what is still running; a second Ctrl-C ends it at once."""
+        cause = self.cause()
+        is_leaving = bool(self.received) if cause is None else self.ended[cause] in STOPPED
+        self._wait(patience if is_leaving else grace)
         for rank, process in enumerate(self.processes):
             if rank not in self.ended:
                 self.told.add(rank)
-                _kill_group(process.pid, signum)
-
-    def stop(self, grace: float) -> None:
-        """Ends what is still running, ever less politely; a second Ctrl-C ends it at once."""
-        self._wait(grace)
-        self.send(signal.SIGTERM)
-        self._wait(grace)
-        self.send(signal.SIGKILL)
+            _kill_group(process.pid, signal.SIGKILL)  # a rank may have died before its helpers
         self._wait(grace, in_haste=False)
-        for process in self.processes:  # a rank may have died before its helpers
-            _kill_group(process.pid, signal.SIGKILL)
 
     def _wait(self, seconds: float, *, in_haste: bool = True) -> None:
         limit = time.monotonic() + seconds
@@ -84,13 +87,19 @@ class Ranks:
 
 
 def run_local(
-    command: Sequence[str], processes: int, threads: int = 0, grace: float = GRACE
+    command: Sequence[str],
+    processes: int,
+    threads: int = 0,
+    *,
+    grace: float = GRACE,
+    patience: float = PATIENCE,
 ) -> Outcome:
     """Runs `command` as `processes` ranks of one world until the last one has ended.
 
     Args:
         threads: of each rank (OMP_NUM_THREADS); 0 = cores / processes.
-        grace: seconds between two degrees of politeness when ranks have to be ended.
+        grace: seconds that the others have when a rank has failed.
+        patience: seconds that ranks have which were told to stop.
     """
     with _signals() as received:
         ranks = Ranks(received)
@@ -101,20 +110,23 @@ def run_local(
             while ranks.poll() and not received and ranks.cause() is None:
                 time.sleep(POLL)
             if received:
-                ranks.send(received[0])
+                ranks.ask(received[0])
         finally:
-            ranks.stop(grace)
+            ranks.stop(grace, patience)
     return _outcome(ranks)
 
 
 def _outcome(ranks: Ranks) -> Outcome:
     rank = ranks.cause()
-    if rank is not None:
-        code = ranks.ended[rank]
-        return Outcome(code, rank) if code > 0 else Outcome(128 - code, rank, -code)
-    if ranks.received and ranks.told:
-        return Outcome(128 + ranks.received[0], signum=ranks.received[0])
-    return Outcome(0)
+    if ranks.received and (rank is None or ranks.ended[rank] < 0):
+        # Told to stop, and ended without words: by the same signal, or by us.
+        signum = ranks.received[0]
+        ended = any(code != 0 for code in ranks.ended.values())
+        return Outcome(128 + signum, signum=signum) if ended else Outcome(0)
+    if rank is None:
+        return Outcome(0)
+    code = ranks.ended[rank]
+    return Outcome(code, rank) if code > 0 else Outcome(128 - code, rank, -code)
 
 
 def _environment(processes: int, threads: int) -> dict[str, str]:
@@ -171,9 +183,9 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are noted instead of ending the launcher before its ranks."""
+    """Signals are noted instead of ending the launcher before its ranks."""
     received: list[int] = []
-    caught = (signal.SIGINT, signal.SIGTERM)
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = [signal.signal(signum, lambda number, _: received.append(number)) for signum in caught]
     try:
         yield received

@@ -124,6 +124,7 @@ class PhaseConfig:
 class TrainConfig:
     steps: int
     log_every: int  # steps
+    max_skipped_steps: int  # in a row, whose loss or gradients are no numbers
     gradient_clipping: float  # global norm; 0 = off
     phases: tuple[PhaseConfig, ...] = ()  # one after the other; none = all steps alike
 
@@ -155,6 +156,7 @@ class RuntimeConfig:
     threads: int  # per rank; 0 = cores / local ranks
     kernel: Literal["auto", "eager", "cpu", "gpu"]  # of CAME's step; auto = the fastest at hand
     timeout_seconds: int  # the longest a rank waits for the others
+    grace_seconds: int  # from a signal to the end
     prefetch: int = 2  # micro batches made ahead in a thread; 0 = none
     compile: bool = False  # torch.compile
     activation_checkpointing: bool = False  # layers are computed again in backward, not kept

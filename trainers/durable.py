@@ -3,9 +3,12 @@
 import os
 from pathlib import Path
 
+from trainers.faults import fault
+
 
 def sync(path: Path) -> None:
     """Force a file's bytes, or a folder's list of names, to the disk."""
+    fault(f"sync {path.parent.name}/{path.name}")
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -20,6 +23,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
+        fault(f"write {path.parent.name}/{path.name}")
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()

@@ -61,3 +61,14 @@ class FolderInUseError(RunError):
     """Another run is writing to this folder."""
 
     exit_code = 9
+
+
+class StoppedError(RunError):
+    """A signal asked the run to stop, and it did: the same command goes on."""
+
+    exit_code = 75
+    everywhere = True
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # 75, please requeue, or 130 for Ctrl-C

@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 
-from launch.local import Outcome
+from launch.local import STOPPED, Outcome
 from trainers.errors import MemoryLimitError, PeerLostError, RunError, StorageError
 from trainers.redact import redact_text
 
@@ -56,7 +56,8 @@ def report_outcome(outcome: Outcome) -> None:
 
 def _last_words(text: str, rank: int | None, step: int | None, code: int) -> list[str]:
     record = {"reason": text, "rank": rank, "step": step, "exit_code": code}
-    return [f"error: {text}", json.dumps(record)]
+    kind = "" if code in STOPPED else "error: "
+    return [kind + text, json.dumps(record)]
 
 
 def explain(error: BaseException) -> RunError | None:

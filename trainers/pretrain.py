@@ -20,6 +20,8 @@ from launch.local import die_with_launcher, run_local
 from trainers.compose import CONFIGS, LEAVES, choices, compose
 from trainers.errors import ConfigError, RunError
 from trainers.failures import report, report_outcome
+from trainers.faults import parse
+from trainers.signals import listener
 
 HELP = """\
 came-train key=value ...  pretrains BERT, GPT-2, T5, LLaMA under DeepSpeed, on all GPUs or CPU cores
@@ -37,8 +39,11 @@ Values are given as section.key=value; `came-train --keys` lists all, their unit
 defaults stand in the same files. --traceback (or CAME_TRACEBACK=1) shows where errors arise.
 Beside this: came-prepare (text to tokens), came-eval, came-export, came-checkpoint, came-report.
 Exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 not a number, 6 storage, 7 peer lost,
-8 memory, 9 run.dir in use."""
+8 memory, 9 run.dir in use, 75 told to stop (130 by Ctrl-C): saved, the same command goes on."""
 
+
+# Seconds that the launcher waits longer for a rank than the rank itself takes.
+LATER = 3.0
 
 # What a rank runs. `-m` would look for `trainers` in the folder that the user stands in.
 START = f"""\
@@ -86,6 +91,7 @@ def main() -> None:
     line = read(sys.argv[1:], os.environ)
     rank = None
     try:
+        parse(os.environ)
         rank = _number_of("RANK")
         if line.help or line.keys:
             code = _keys() if line.keys else _help()
@@ -130,16 +136,23 @@ def _launch(line: CommandLine) -> int:
     open_phases(config)
     flags = ["--traceback"] if line.traceback else []
     command = [sys.executable, "-c", START, *flags, *line.overrides]
-    outcome = run_local(command, config.launch.processes, config.runtime.threads)
+    outcome = run_local(
+        command,
+        config.launch.processes,
+        config.runtime.threads,
+        patience=config.runtime.grace_seconds + LATER,
+    )
     report_outcome(outcome)
     return outcome.exit_code
 
 
 def _train(line: CommandLine) -> int:
+    listener.listen()
     world_size = _number_of("WORLD_SIZE")
     if not world_size:
         raise ConfigError("the environment sets RANK but no WORLD_SIZE: set both or none")
     config = compose(line.overrides, world_size)
+    listener.grace = config.runtime.grace_seconds
     from trainers.run.loop import run
 
     run(config)

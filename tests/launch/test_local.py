@@ -17,7 +17,7 @@ HEAD = "import os, sys, time, signal, pathlib; rank = int(os.environ['RANK'])\n"
 
 
 def launch(body: str, processes: int = 2, *, grace: float = 0.5, threads: int = 0) -> Outcome:
-    return run_local([sys.executable, "-c", HEAD + body], processes, threads, grace)
+    return run_local([sys.executable, "-c", HEAD + body], processes, threads, grace=grace)
 
 
 def exists(pid: int) -> bool:
@@ -98,17 +98,24 @@ def test_helpers_of_a_dead_rank_are_ended(tmp_path):
 LAUNCHER = """
 import sys
 from launch.local import run_local
-sys.exit(run_local([sys.executable, "-c", sys.argv[1]], 2, grace=float(sys.argv[2])).exit_code)
+command, patience = [sys.executable, "-c", sys.argv[1]], float(sys.argv[2])
+sys.exit(run_local(command, 2, grace=1.0, patience=patience).exit_code)
 """
 
 
 @contextlib.contextmanager
-def launcher(tmp_path, body: str, grace: float = 1.0):
+def launcher(tmp_path, body: str, patience: float = 5.0):
     """A launcher in a process of its own, and its ranks' pids once both have written them."""
     write = f"pathlib.Path({str(tmp_path)!r}, str(rank)).write_text(str(os.getpid()))\n"
     follow = "from launch.local import die_with_launcher; die_with_launcher()\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, HEAD + follow + body.replace("READY", write), str(grace)],
+        [
+            sys.executable,
+            "-c",
+            LAUNCHER,
+            HEAD + follow + body.replace("READY", write),
+            str(patience),
+        ],
         cwd=REPOSITORY,
     )
     files = [tmp_path / "0", tmp_path / "1"]
@@ -124,18 +131,39 @@ def launcher(tmp_path, body: str, grace: float = 1.0):
         process.wait()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_passed_on_and_shows_in_the_exit_code(tmp_path, signum):
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+)
+def test_a_signal_is_passed_on_and_the_ranks_say_with_which_code(tmp_path, signum, code):
     body = (
-        f"def note(*_): pathlib.Path({str(tmp_path)!r}, f'told{{rank}}').touch(); sys.exit(0)\n"
+        "def note(*_):\n"
+        f"    pathlib.Path({str(tmp_path)!r}, f'told{{rank}}').touch(); sys.exit({code})\n"
         f"signal.signal({int(signum)}, note)\n"
         "READY"
         "while True: time.sleep(0.05)"
     )
     with launcher(tmp_path, body) as (process, pids):
         process.send_signal(signum)
-        assert process.wait(timeout=10) == 128 + signum
+        assert process.wait(timeout=10) == code
         assert (tmp_path / "told0").exists() and (tmp_path / "told1").exists()
+        assert not any(exists(pid) for pid in pids)
+
+
+def test_ranks_that_are_told_have_more_time_than_those_of_a_lost_peer(tmp_path):
+    """The launcher ended a rank that was still saving, because another had saved and left."""
+    body = (
+        "def leave(*_):\n"
+        "    time.sleep(3 * rank)\n"
+        f"    pathlib.Path({str(tmp_path)!r}, f'saved{{rank}}').touch(); os._exit(75)\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "READY"
+        "while True: time.sleep(0.05)"
+    )
+    with launcher(tmp_path, body, patience=20.0) as (process, pids):
+        os.kill(pids[0], signal.SIGTERM)
+        os.kill(pids[1], signal.SIGTERM)
+        assert process.wait(timeout=20) == 75
+        assert (tmp_path / "saved1").exists()
         assert not any(exists(pid) for pid in pids)
 
 
@@ -146,7 +174,7 @@ def test_a_second_signal_ends_ranks_that_take_their_time(tmp_path):
         "READY"
         "time.sleep(60)"
     )
-    with launcher(tmp_path, body, grace=30.0) as (process, pids):
+    with launcher(tmp_path, body, patience=30.0) as (process, pids):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)

@@ -203,6 +203,7 @@ def test_all_problems_are_told_at_once():
         ("train.steps=${nope}", "train.steps: '${...}' is not read on the command line"),
         ("_target_=os.system", "unknown key '_target_'"),
         ("model._target_=os.system", "unknown key 'model._target_'"),
+        ("model.trust_remote_code=true", "unknown key 'model.trust_remote_code'"),
         ("train=3", "'train' is a section; its keys are train.steps, train.log_every"),
         ("optimizer={lr: 1}", "no optimizer is named '{lr: 1}'; choose one of adafactor, adamw"),
         ("data.path=x", "data.path=x is read by data=text only, and data=pydocs was chosen"),

@@ -148,8 +148,8 @@ def test_the_launcher_checks_prepares_and_then_starts_the_ranks(tmp_path):
         "from trainers.pretrain import main",
         "import launch.local, trainers.pretrain\n"
         "from trainers.pretrain import main\n"
-        "def started(command, processes, threads):\n"
-        "    print('started', command[1:], processes, threads)\n"
+        "def started(command, processes, threads, *, patience):\n"
+        "    print('started', command[1:], processes, threads, patience)\n"
         "    return launch.local.Outcome(9, rank=0)\n"
         "trainers.pretrain.run_local = started",
     )
@@ -160,7 +160,7 @@ def test_the_launcher_checks_prepares_and_then_starts_the_ranks(tmp_path):
     assert done.stdout.splitlines() == [
         "checked here",
         "prepared pydocs 64",
-        f"started {expected} 4 3",
+        f"started {expected} 4 3 28.0",
     ]
 
 

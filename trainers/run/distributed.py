@@ -13,6 +13,7 @@ from torch import Tensor
 from launch.devices import num_cores
 from trainers.config import RuntimeConfig
 from trainers.errors import ConfigError
+from trainers.run.peers import meet
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class World:
     rank: int
     world_size: int
     device: torch.device
+    store: dist.Store | None = None  # where ranks leave word for each other; None in tests
 
     def sum(self, values: Tensor) -> Tensor:
         """`values` added up over all ranks, on every rank.  A collective, if there are others."""
@@ -36,6 +38,7 @@ def join(config: RuntimeConfig) -> World:
 
     Raises:
         ConfigError: there are more processes on this machine than GPUs.
+        PeerLostError: not all ranks came.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
@@ -52,11 +55,16 @@ def join(config: RuntimeConfig) -> World:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         torch.set_num_threads(_threads(config))
     _quiet_deepspeed()
+    store, rank, world_size = meet(config.timeout_seconds)
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo", timeout=timedelta(seconds=config.timeout_seconds)
+        "nccl" if on_gpu else "gloo",
+        store=dist.PrefixStore("groups", store),
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=config.timeout_seconds),
     )
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
-    return World(dist.get_rank(), dist.get_world_size(), device)
+    return World(rank, world_size, device, store)
 
 
 def leave() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from trainers.config import Config
 from trainers.data.batches import IGNORED_LABEL
 from trainers.data.splits import Splits
+from trainers.faults import fault
 from trainers.flops import training_flops
 from trainers.phases import phase_configs, plan
 from trainers.run.distributed import World
@@ -102,6 +103,7 @@ class Feed:
             labels, tokens = batches.num_labels(positions), batches.num_tokens(positions)
             turns = micro_batches(positions, inside.batch.micro_size, self._world)
             for rows in turns:
+                fault("data", step)
                 batch, copied = self._copied(without_waste(batches.batch(rows)))
                 yield Micro(step, batch, labels, tokens, len(turns), copied)
 

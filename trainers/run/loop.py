@@ -15,21 +15,25 @@ from trainers.build import build_module, build_optimizer
 from trainers.config import Config
 from trainers.data.random_access import Purpose, hash64
 from trainers.data.splits import Splits, open_phases
-from trainers.errors import NonFiniteError
+from trainers.faults import factor, fault
 from trainers.flops import peak_flops
-from trainers.phases import Stretch, phase_configs, plan
+from trainers.phases import phase_configs, plan
 from trainers.run.attention import attention_kernels
 from trainers.run.distributed import World, join, leave
 from trainers.run.engine import DTYPES, build_engine, set_batch
 from trainers.run.evaluate import Evaluator, to_device
 from trainers.run.feed import Feed, Micro
+from trainers.run.finite import Skips, Spikes, contagious, guard
 from trainers.run.fit import fit_micro_batches, told
 from trainers.run.folder import MODEL_FILE, TOKENIZER_FILE, RunFolder
 from trainers.run.meter import Meter
 from trainers.run.metrics import FILE_NAME, Metrics, read
+from trainers.run.peers import lost_peers_named
 from trainers.run.saver import Progress, Saver
 from trainers.run.speed import set_speed
+from trainers.run.stopping import Stopping
 from trainers.schedules import learning_rate
+from trainers.signals import listener
 
 
 def run(config: Config) -> None:
@@ -39,8 +43,12 @@ def run(config: Config) -> None:
         RunError: whatever ends the run, with an exit code of its own.
     """
     data = open_phases(config)
+    fault("init")
     world = join(config.runtime)
-    with RunFolder.open(config.run.dir, world.rank) as folder:
+    with (
+        lost_peers_named(world.store, world.rank, world.world_size),
+        RunFolder.open(config.run.dir, world.rank) as folder,
+    ):
         module = build_module(config, data[0])
         module = module.to(world.device, DTYPES[config.runtime.dtype])
         sample = to_device(data[0].train.batch(np.arange(1)), world)
@@ -51,6 +59,7 @@ def run(config: Config) -> None:
             device += f"; {told(config)}"
         optimizer = build_optimizer(config.optimizer, config.runtime, module)
         engine, ledger = build_engine(phase_configs(config)[0], module, optimizer, world.world_size)
+        guard(engine)
         saver = Saver(config, data[0], folder, world)
         start = saver.resume(engine)
         if start < config.train.steps:
@@ -86,6 +95,9 @@ def train(
         Evaluator(inside, splits, world) for inside, splits in zip(phases, data, strict=True)
     ]
     peak = peak_flops(config, _device_name(world))
+    stopping = Stopping(listener, world, config.runtime.timeout_seconds)
+    skips, spikes = Skips(config.train.max_skipped_steps, saver.checkpoints), Spikes()
+    owes_save = False
     engine.train()
     with Feed(config, data, world, start) as feed:
         meter = Meter(feed, peak and peak * world.world_size)
@@ -94,17 +106,27 @@ def train(
                 stretch = whole.at(step)
                 set_batch(engine, stretch.size, phases[stretch.phase].batch.micro_size)
                 rate = learning_rate(config.schedule, step, steps, config.optimizer.lr)
-                loss = train_step(config, engine, world, feed.step(step), rate, step)
+                loss = train_step(config, engine, world, feed.step(step), rate, step, stopping)
+                skipped = skips.note(
+                    engine, step, stretch.positions(step), loss, is_last=step == steps
+                )
+                signum = stopping.told()
 
                 values: dict[str, Any] = {"step": step}
                 logs = step in (1, steps) or _is_due(step, config.train.log_every)
                 evaluates = step == steps or _is_due(step, config.eval.every)
-                saves = step == steps or saver.is_due(step, waits=logs)
+                owes_save |= step == steps or signum > 0 or saver.is_due(step, waits=logs)
+                saves = owes_save and not skipped  # the last update may be what is wrong
                 if logs or evaluates or saves:
-                    total = _finite(world.sum(loss).item(), engine, step, stretch)
                     done = Progress(stretch.begin(step + 1), saver.tokens + feed.counts.tokens)
                 if logs:
+                    total = world.sum(loss).item()
+                    spikes.note(total)
                     values |= {**asdict(done), "train/loss": total, "train/lr": rate}
+                    values |= {
+                        "train/skipped_steps": skips.total,
+                        "train/loss_spikes": spikes.total,
+                    }
                     values |= meter.look()
                     if config.logging.telemetry:
                         values |= _telemetry(engine.basic_optimizer)
@@ -114,27 +136,42 @@ def train(
                     if len(values) > 1:
                         metrics.log(values)
                     if saves or saver.is_better(values):
+                        fault("save")
                         saver.save(engine, step, done, values)
+                        owes_save = False
+                if signum and step < steps:
+                    stopping.leave(signum, step, saver.is_durable() and saves)
 
 
 def train_step(
-    config: Config, engine: Any, world: World, micros: Iterator[Micro], rate: float, step: int
+    config: Config,
+    engine: Any,
+    world: World,
+    micros: Iterator[Micro],
+    rate: float,
+    step: int,
+    stopping: Stopping,
 ) -> Tensor:
     """Learn from the micro batches of a step; returns this rank's share of the loss, on the device.
 
     The loss is the mean over the labels of the global batch, a mean for each task.
     """
+    fault("step", step)
     for group in engine.basic_optimizer.param_groups:
         group["lr"] = rate
     # Dropout is a function of (seed, step, rank): a resumed run needs no saved random state.
     name = hash64(Purpose.DROPOUT, config.run.seed, step, world.rank)
     torch.manual_seed(int(name[0]) >> 1)
     loss = torch.zeros((), device=world.device)
-    for micro in micros:
-        share = engine(micro.batch).share(micro.num_labels)
+    for turn, micro in enumerate(micros, start=1):
+        share = engine(micro.batch).share(micro.num_labels) * factor("loss")
         # DeepSpeed averages over micro batches and ranks; our shares are to be added.
-        engine.backward(share * (micro.num_micro * world.world_size))
+        engine.backward(contagious(share) * (micro.num_micro * world.world_size))
+        fault("backward")
+        if turn == micro.num_micro:
+            stopping.ask()
         engine.step()
+        fault("optimizer")
         loss += share.detach()
     return loss
 
@@ -159,28 +196,6 @@ def _naming(step: int) -> Iterator[None]:
     except Exception as error:
         error.step = step  # type: ignore[attr-defined]
         raise
-
-
-def _finite(loss: float, engine: Any, step: int, stretch: Stretch) -> float:
-    """`loss`, if it is a number and DeepSpeed has not begun to skip steps; looked at before
-    anything is logged or saved, so that no checkpoint is made of what came after."""
-    if not np.isfinite(loss) or engine.skipped_steps:
-        raise NonFiniteError(
-            f"the loss is {loss} at step {step}, samples {stretch.begin(step)} to "
-            f"{stretch.begin(step + 1) - 1}, and "
-            f"{engine.skipped_steps} steps had gradients that are not finite"
-            f"{_broken(engine.basic_optimizer)}: lower optimizer.lr or warm up longer; the "
-            "checkpoints from before are untouched"
-        )
-    return loss
-
-
-def _broken(optimizer: Any) -> str:
-    if not isinstance(optimizer, CAME):
-        return ""
-    names = [name for group in telemetry(optimizer) for name in group.nonfinite]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"; the last update was not finite in {', '.join(names[:3])}{more}" if names else ""
 
 
 def _telemetry(optimizer: CAME) -> dict[str, float]:

@@ -47,6 +47,7 @@ class Saver:
 
     def __init__(self, config: Config, data: Splits, folder: RunFolder, world: World) -> None:
         self._config, self._folder, self._world = config.checkpoint, folder, world
+        self.checkpoints = folder.checkpoints
         self.tokens = 0  # that were read before this start
         self._identity = identity(
             config, data=data.fingerprint, tokenizer=data.tokenizer_fingerprint
@@ -65,7 +66,7 @@ class Saver:
     def resume(self, engine: Any) -> int:
         """Load the newest good checkpoint; returns its step, 0 if there is none."""
         loaded = load_latest(
-            self._folder.checkpoints,
+            self.checkpoints,
             entries(engine),
             identity=self._identity,
             setting=self._setting,
@@ -139,6 +140,11 @@ class Saver:
             if len(self._failures) >= self._config.max_failed_saves:
                 raise self._failed() from None
 
+    def is_durable(self) -> bool:
+        """Wait for the save that is being written; whether it succeeded.  A collective."""
+        self.settle()
+        return not self._failures
+
     def _failed(self) -> StorageError:
         number = len(self._failures)
         which = f"the last {number} checkpoints" if number > 1 else "the last checkpoint"
@@ -158,7 +164,7 @@ class Saver:
     def _find_best(self) -> float | None:
         if self._world.rank != 0 or self._best is None:
             return None
-        found = self._best.find(committed(self._folder.checkpoints))
+        found = self._best.find(committed(self.checkpoints))
         return None if found is None else found[1]
 
     def __enter__(self) -> "Saver":

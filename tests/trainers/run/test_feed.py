@@ -19,6 +19,8 @@ from trainers.run.distributed import World
 from trainers.run.feed import Counts, Feed, Micro, without_waste
 from trainers.run.loop import train_step
 from trainers.run.meter import metrics
+from trainers.run.stopping import Stopping
+from trainers.signals import Listener
 
 WORDS = (
     *("experiment=quickstart", "data=text", "data.vocab_size=300", "batch.global_size=24"),
@@ -157,7 +159,8 @@ def test_no_micro_batch_waits_for_the_device(config: Config, data: tuple[Splits,
         micros = list(feed.step(1))
         assert any("attention_mask" in micro.batch for micro in micros)
         with Waits() as waits:
-            loss = train_step(config, engine, world(), iter(micros), 0.1, 1)
+            stopping = Stopping(Listener(), world(), 1)
+            loss = train_step(config, engine, world(), iter(micros), 0.1, 1, stopping)
         assert waits.found == []
         with Waits() as waits:
             loss.item()

@@ -1,0 +1,94 @@
+"""One run that everything happens to, and that ends as if nothing had happened."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import STEPS
+from tests.faults.runs import Started, commits, losses, state
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A start of the run: what is done to it, and what must be seen afterwards."""
+
+    rows: str  # of the list of faults
+    fault: str
+    code: int
+    words: tuple[str, ...]
+    commits: list[int]
+    seconds: float = 10.0  # from the fault to the end of all processes
+
+
+STAGES = [
+    Stage(
+        "42 a bug on one rank",
+        "exception@step:rank1:step2",
+        1,
+        ("Traceback", "injected at step", "rank 1 did not answer: rank 0 waited in all_reduce"),
+        [],
+    ),
+    Stage(
+        "1 killed in a step",
+        "kill@backward:rank1:step5",
+        137,
+        ("rank 1 was killed by SIGKILL", "rank 1 did not answer: rank 0 waited in"),
+        [3],
+    ),
+    Stage(
+        "2 killed in a save",
+        "kill@sync step-00000006*/rank-00001*:rank1",
+        137,
+        ("rank 1 was killed by SIGKILL",),
+        [3],
+    ),
+    Stage(
+        "3 killed right after a commit",
+        "kill@sync */checkpoints:rank0",
+        137,
+        ("rank 0 was killed by SIGKILL",),
+        [6, 3],
+    ),
+    Stage(
+        "5, 6 SIGTERM to one rank while the other writes a checkpoint",
+        "term@save:rank1:step9,sleep=1@write step-00000009*/manifest.json:rank0",
+        75,
+        ("stopped by SIGTERM after step 10; the same command goes on from step 10",),
+        [10, 9],
+        25.0,
+    ),
+    Stage(
+        "7 SIGINT",
+        "int@step:rank0:step12",
+        130,
+        ("stopped by SIGINT after step 12; the same command goes on from step 12",),
+        [12, 10],
+        25.0,
+    ),
+]
+
+
+@pytest.mark.timeout(1200)  # eight starts
+def test_the_end_is_that_of_a_run_that_nothing_happened_to(
+    corpus: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    for stage in STAGES:
+        ended = Started(corpus, run_dir, STEPS, fault=stage.fault).end()
+        where = f"{stage.rows}\n{ended.output}"
+        assert ended.code == stage.code, where
+        assert ended.output.count("fault: ") == len(stage.fault.split(",")), where
+        assert [words for words in stage.words if words not in ended.output] == [], where
+        assert commits(run_dir) == stage.commits, where
+        assert ended.seconds < stage.seconds, where
+        told = [words for words in ended.last_words if words["exit_code"] == stage.code]
+        assert len(told) == 1, where
+        print(f"{stage.rows}: {ended.seconds:.1f} s")
+    ended = Started(corpus, run_dir, STEPS).end()
+    assert ended.code == 0, ended.output
+    assert commits(run_dir) == [14, 12]
+    leftovers = [p.name for p in (run_dir / "checkpoints").iterdir() if "." in p.name]
+    assert leftovers == []
+    assert state(run_dir, 14) == state(unbroken, 14)
+    assert losses(run_dir) == losses(unbroken)

@@ -1,0 +1,77 @@
+"""What no fault can reach because it is not there, read from the sources."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FILES = [
+    file
+    for package in ("came", "launch", "trainers")
+    for file in REPOSITORY.glob(f"{package}/**/*.py")
+]
+TREES = {file: ast.parse(file.read_text()) for file in FILES}
+
+
+def calls(name: str) -> list[str]:
+    """Where a function of that dotted name is called."""
+    return [
+        f"{file.relative_to(REPOSITORY)}:{node.lineno}"
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == name
+    ]
+
+
+def test_calls_are_found() -> None:
+    assert calls("time.monotonic") and calls("os.kill")
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("43 clock: durations are monotonic, steps have numbers", "time.time"),
+        ("43", "datetime.now().timestamp"),
+        ("46 pickle: tensors are safetensors, the rest is JSON", "torch.load"),
+        ("46", "pickle.load"),
+        ("46", "pickle.loads"),
+        ("46 they unpickle", "dist.all_gather_object"),
+        ("46", "dist.broadcast_object_list"),
+        ("50 code in settings", "eval"),
+        ("50", "exec"),
+        ("50", "os.system"),
+        ("50", "hydra.utils.instantiate"),
+        ("50", "instantiate"),
+    ],
+)
+def test_nothing_calls_it(row: str, name: str) -> None:
+    assert calls(name) == [], row
+
+
+def test_no_argument_trusts_code_or_shells() -> None:
+    """Rows 48 and 50."""
+    keywords = {
+        (keyword.arg, str(file.relative_to(REPOSITORY)))
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+    }
+    assert [
+        place for place in keywords if place[0] in ("trust_remote_code", "shell", "allow_pickle")
+    ] == []
+
+
+def test_models_and_tokenizers_are_read_from_the_disk_alone() -> None:
+    """Row 38: without the network nothing is waited for."""
+    found = [
+        (str(file.relative_to(REPOSITORY)), {keyword.arg for keyword in node.keywords})
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "from_pretrained"
+    ]
+    assert found
+    assert [file for file, keywords in found if "local_files_only" not in keywords] == []
