@@ -99,6 +99,7 @@ def join(stores: Sequence[Store]) -> Store:
         _end_to_end([store.sentence_starts for store in stores], sentences),
         _end_to_end([store.document_starts for store in stores], documents),
         meta,
+        stores[0].folder,
     )
 
 
