@@ -114,7 +114,7 @@ def test_what_is_saved_is_the_state_at_the_start(
     begin(writer, 4, live)
     for tensor in live.values():
         tensor.zero_()
-    assert names(tmp_path) == []
+    assert commits.committed(tmp_path) == []
     gate.open.set()
     assert writer.settle() and not writer.settle()
     check_newest(tmp_path, 4)
