@@ -189,6 +189,7 @@ def test_a_disk_that_hangs_is_given_up_and_never_commits(
     thread = writer._save.thread
     with pytest.raises(StorageError, match="rank 0 is still writing"):
         writer.settle()
+    writer._limit = 30.0
     begin(writer, 2, random_state(2))  # into another buffer
     gate.open.set()
     writer.settle()
