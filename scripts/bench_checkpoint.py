@@ -1,4 +1,4 @@
-"""How long a save keeps a step waiting: in the background, waited for, and as torch.save does it.
+"""How long a save keeps a step waiting: in the background, and as torch.save does it.
 
     python -m scripts.bench_checkpoint --out runs/bench/checkpoint.json     GPT-2's parameters
     python -m scripts.bench_checkpoint --model bert-large --device cuda     2.7 GB of state
@@ -31,9 +31,9 @@ from scripts.bench.machine import describe_machine
 from scripts.bench.shapes import MODELS, model_shapes
 from trainers.run.writer import Writer
 
-STALL, WAITED, TORCH, TORCH_SYNC = (
+STALL, COMMITTED, TORCH, TORCH_SYNC = (
     "background: the stall",
-    "the same, waited for",
+    "background: until committed, beside steps",
     "torch.save",
     "torch.save and fsync",
 )
@@ -99,7 +99,7 @@ def make_engine(model: str, momentum: str, device: torch.device) -> Any:
 def measure(engine: Any, folder: Path, rounds: int) -> dict[str, Any]:
     """Seconds of each kind of save in each round, and how a step slows down beside one."""
     writer = Writer(folder / "checkpoints", keep=2)
-    times: dict[str, list[float | None]] = {k: [] for k in (STALL, WAITED, TORCH, TORCH_SYNC)}
+    times: dict[str, list[float | None]] = {k: [] for k in (STALL, COMMITTED, TORCH, TORCH_SYNC)}
     quiet: list[float] = []
     beside: list[float] = []
     first = begin_save(writer, engine, 1)  # allocates the buffer
@@ -112,7 +112,7 @@ def measure(engine: Any, folder: Path, rounds: int) -> dict[str, Any]:
             steps.append(timed(engine.basic_optimizer.step))
         writer.settle()
         times[STALL].append(stall)
-        times[WAITED].append(stall + time.perf_counter() - since)
+        times[COMMITTED].append(stall + time.perf_counter() - since)
         beside += steps[:-1]  # the last may have ended after the save
         quiet += [timed(engine.basic_optimizer.step) for _ in range(3)]
         plain, synced = torch_save(engine, folder / "torch.pt")

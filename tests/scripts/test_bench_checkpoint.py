@@ -15,7 +15,7 @@ def test_a_run_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr().out
     record = json.loads(out.read_text())
     stall, waited = (
-        record["seconds"][k] for k in (bench_checkpoint.STALL, bench_checkpoint.WAITED)
+        record["seconds"][k] for k in (bench_checkpoint.STALL, bench_checkpoint.COMMITTED)
     )
     assert len(stall) == 2 and all(0 < s < w for s, w in zip(stall, waited, strict=True))
     assert record["bytes"] > 1e6
