@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from launch.devices import num_cores
 
-GRACE = 4.0  # seconds: longer than a rank needs to see that its peer is gone and to say so
+GRACE = 5.0  # seconds: longer than a rank needs to see that its peer is gone and to say so
 PATIENCE = 30.0  # seconds for ranks that were told to stop, and end by themselves before
 POLL = 0.05  # seconds
 PEER_LOST = 7  # the exit code of a rank that failed only because another one did

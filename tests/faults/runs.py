@@ -120,7 +120,9 @@ class Started:
         while (alive := self.alive()) and time.monotonic() < limit:
             time.sleep(0.05)
         assert alive == [], f"left behind: {alive}\n{output}"
-        return Ended(code, output, ended - min(times, default=self.began))
+        seconds = ended - min(times, default=self.began)
+        print(f"ended with {code}, {seconds:.1f} s after its {'fault' if times else 'start'}")
+        return Ended(code, output, seconds)
 
 
 def _environ(pid: int) -> dict[str, str]:

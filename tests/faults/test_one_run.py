@@ -31,14 +31,14 @@ STAGES = [
     ),
     Stage(
         "1 killed in a step",
-        "kill@backward:rank1:step5",
+        "sleep=1@step:rank1:step5,kill@backward:rank1:step5",
         137,
         ("rank 1 was killed by SIGKILL", "rank 1 did not answer: rank 0 waited in"),
         [3],
     ),
     Stage(
         "2 killed in a save",
-        "kill@sync step-00000006*/rank-00001*:rank1",
+        "kill@write step-00000006*/rank-00001.part:rank1",
         137,
         ("rank 1 was killed by SIGKILL",),
         [3],

@@ -101,6 +101,14 @@ class Console:
             _discard_stdout()
 
 
+def tell(*lines: str) -> None:
+    """Print lines to stdout; nobody may be reading it any more."""
+    try:
+        print("\n".join(lines), flush=True)
+    except (OSError, ValueError):
+        _discard_stdout()
+
+
 def _words(numbers: Numbers) -> str:
     """Numbers in the order and words of `_PARTS`; a null is a number that was not finite."""
     parts = []

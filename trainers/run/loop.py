@@ -19,6 +19,7 @@ from trainers.faults import factor, fault
 from trainers.flops import peak_flops
 from trainers.phases import phase_configs, plan
 from trainers.run.attention import attention_kernels
+from trainers.run.console import tell
 from trainers.run.distributed import World, join, leave
 from trainers.run.engine import DTYPES, build_engine, set_batch
 from trainers.run.evaluate import Evaluator, to_device
@@ -67,7 +68,7 @@ def run(config: Config) -> None:
             folder.write(TOKENIZER_FILE, data[0].tokenizer.to_str())
             folder.write(MODEL_FILE, module.model.config.to_json_string())
             if world.rank == 0:
-                print(device, flush=True)
+                tell(device)
             if ledger is not None:
                 folder.write("ledger.json", json.dumps(ledger.as_dict(), indent=1) + "\n")
             with Metrics(folder.path, config, world.rank, resume_step=start) as metrics, saver:
@@ -135,7 +136,7 @@ def train(
                         values |= evaluators[stretch.phase](engine)
                     if len(values) > 1:
                         metrics.log(values)
-                    if saves or saver.is_better(values):
+                    if saves or (not skipped and saver.is_better(values)):
                         fault("save")
                         saver.save(engine, step, done, values)
                         owes_save = False
@@ -180,12 +181,11 @@ def _tell_results(folder: RunFolder, start: int, steps: int) -> None:
     from trainers import report  # plots are of no use to the other ranks
 
     if start >= steps and (folder.path / "report" / "summary.md").exists():
-        print(f"already complete: {start} steps in {folder.path}")
+        tell(f"already complete: {start} steps in {folder.path}")
         return
     page = report.write_report(folder.path)
-    for name, value in report.results(list(read(folder.path / FILE_NAME))).items():
-        print(f"{name:>40}  {value}")
-    print(f"{'report':>40}  {page}", flush=True)
+    results = report.results(list(read(folder.path / FILE_NAME)))
+    tell(*(f"{name:>40}  {value}" for name, value in {**results, "report": page}.items()))
 
 
 @contextmanager

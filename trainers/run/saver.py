@@ -28,7 +28,7 @@ from trainers.run.identity import identity, setting
 from trainers.run.wandb_mirror import ID_FILE
 from trainers.run.writer import Writer
 
-_GRACE_SECONDS = 5.0  # that a run which fails gives to a save of before; peers may be dead
+_GRACE_SECONDS = 2.0  # that a run which fails gives to a save of before; launchers do not wait
 
 
 @dataclass(frozen=True)
