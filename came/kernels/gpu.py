@@ -44,8 +44,8 @@ def load() -> str | None:
 
 
 def devices() -> tuple[str, ...]:
-    """The kinds of devices whose tensors the kernels work on; interpreted, those of the CPU."""
-    return ("cuda", "cpu") if import_module("triton").knobs.runtime.interpret else ("cuda",)
+    """The kinds of devices whose tensors the kernels work on: interpreted, that of the CPU."""
+    return ("cpu",) if import_module("triton").knobs.runtime.interpret else ("cuda",)
 
 
 @cache

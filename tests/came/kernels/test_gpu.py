@@ -189,6 +189,6 @@ def test_who_insists_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -
         stepped("gpu")
     monkeypatch.setattr(gpu, "load", lambda: None)  # there is one, and the parameters are not on it
     select._load.cache_clear()
-    with pytest.raises(RuntimeError, match="needs a GPU, and the parameters are on cpu"):
+    with pytest.raises(RuntimeError, match="it works on cuda, and these are on cpu"):
         stepped("gpu")
     select._load.cache_clear()
