@@ -169,7 +169,7 @@ def test_a_rank_that_stands_still_is_named(corpus: Path, tmp_path: Path, rank: i
     assert ended.code == 7, ended.output
     assert f"rank {rank} did not answer: rank {1 - rank} waited in" in ended.output
     assert [told["step"] for told in ended.last_words] == [8]
-    assert ended.seconds < 5 + 9 and commits(tmp_path / "run")[-1] == 3
+    assert ended.seconds < 5 + 7 and commits(tmp_path / "run")[-1] == 3
 
 
 def test_a_rank_that_does_something_else_is_told_as_such(corpus: Path, tmp_path: Path) -> None:
