@@ -70,8 +70,12 @@ class Ranks:
     def stop(self, grace: float, patience: float) -> None:
         """Ends what is still running; a second Ctrl-C ends it at once."""
         cause = self.cause()
-        is_leaving = bool(self.received) if cause is None else self.ended[cause] in STOPPED
-        self._wait(patience if is_leaving else grace)
+        code = None if cause is None else self.ended[cause]
+        if code in STOPPED or (code is None and self.received):
+            self._wait(patience)
+        else:
+            # Who says that a peer is lost has waited for it, and so have the others.
+            self._wait(grace / 2 if code == PEER_LOST else grace)
         for rank, process in enumerate(self.processes):
             if rank not in self.ended:
                 self.told.add(rank)

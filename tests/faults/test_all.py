@@ -121,7 +121,7 @@ def test_a_run_that_cannot_save_within_the_grace_leaves_without(
 
 def test_twenty_kills_at_random_instants_change_nothing(corpus: Path, tmp_path: Path) -> None:
     """Row 4: all processes at once, wherever they are; the weights are those of an unbroken run."""
-    words = ("train.steps=120", "checkpoint.every=5", "train.log_every=5")
+    words = ("train.steps=500", "checkpoint.every=5", "train.log_every=5")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     assert Started(corpus, unbroken, *words).end().code == 0
     chance = random.Random(0)
@@ -135,13 +135,13 @@ def test_twenty_kills_at_random_instants_change_nothing(corpus: Path, tmp_path: 
         time.sleep(chance.uniform(0, 1.0))
         started.kill()
         ended = started.end()
-        assert ended.code == -signal.SIGKILL or commits(broken)[:1] == [120], ended.output
+        assert ended.code == -signal.SIGKILL, ended.output
         seen.append(max(commits(broken), default=0))
         assert seen[-1] >= seen[-2], "a commit was lost"
         print(f"kill {kill}: step {seen[-1]} is safe")
     ended = Started(corpus, broken, *words).end()
     assert ended.code == 0, ended.output
-    assert state(broken, 120) == state(unbroken, 120)
+    assert state(broken, 500) == state(unbroken, 500)
     assert losses(broken) == losses(unbroken)
 
 
@@ -169,7 +169,7 @@ def test_a_rank_that_stands_still_is_named(corpus: Path, tmp_path: Path, rank: i
     assert ended.code == 7, ended.output
     assert f"rank {rank} did not answer: rank {1 - rank} waited in" in ended.output
     assert [told["step"] for told in ended.last_words] == [8]
-    assert ended.seconds < 5 + 9 and commits(tmp_path / "run")[-1] == 3
+    assert ended.seconds < 5 + 7 and commits(tmp_path / "run")[-1] == 3
 
 
 def test_a_rank_that_does_something_else_is_told_as_such(corpus: Path, tmp_path: Path) -> None:

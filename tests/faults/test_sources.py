@@ -1,6 +1,7 @@
 """What no fault can reach because it is not there, read from the sources."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,17 @@ def test_models_and_tokenizers_are_read_from_the_disk_alone() -> None:
     ]
     assert found
     assert [file for file, keywords in found if "local_files_only" not in keywords] == []
+
+
+def test_the_table_has_every_row_and_tests_that_exist() -> None:
+    text = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows: set[int] = set()
+    for cell in re.findall(r"^\| ([\d, -]+) \|", text, re.MULTILINE):
+        for part in cell.split(","):
+            first, _, last = part.partition("-")
+            rows |= set(range(int(first), int(last or first) + 1))
+    assert set(range(1, 55)) <= rows
+    names = set(re.findall(r"`([\w/]*test_\w+\.py)`", text))
+    tests = REPOSITORY / "tests"
+    places = (tests.parent, tests, tests / "trainers")
+    assert names and [n for n in sorted(names) if not any((p / n).exists() for p in places)] == []
