@@ -29,6 +29,8 @@ from trainers.run.engine import DTYPES, build_engine, deepspeed_config
 from trainers.run.feed import Feed
 from trainers.run.loop import train_step
 from trainers.run.speed import set_speed
+from trainers.run.stopping import Stopping
+from trainers.signals import listener
 
 _KEPT_LOSSES = 8  # of the first steps, to see that both learn the same
 
@@ -46,6 +48,7 @@ class OurSide:
         self.engine, _ = build_engine(config, module, optimizer, world.world_size)
         self.engine.train()
         self.feed = Feed(config, self.data, world, 0)
+        self._stopping = Stopping(listener, world, config.runtime.timeout_seconds)
         self._step = 0
 
     def turn(self, steps: int) -> float:
@@ -54,7 +57,10 @@ class OurSide:
         for _ in range(steps):
             self._step += 1
             micros, rate = self.feed.step(self._step), self.config.optimizer.lr
-            loss = train_step(self.config, self.engine, self.world, micros, rate, self._step)
+            loss = train_step(
+                self.config, self.engine, self.world, micros, rate, self._step, self._stopping
+            )
+            self._stopping.told()  # asked as in a run, and not obeyed
             if len(self.losses) < _KEPT_LOSSES:
                 self.losses.append(loss)
         synchronize(self.world)
