@@ -78,7 +78,8 @@ def test_training_commands(command: list[str], text: Path, tmp_path: Path) -> No
 
 
 def test_a_run_is_exported_and_judged(text: Path, tmp_path: Path) -> None:
-    run, exported, other = tmp_path / "run", tmp_path / "exported", write_text(tmp_path / "o.txt", 50)
+    run, exported = tmp_path / "run", tmp_path / "exported"
+    other = write_text(tmp_path / "other.txt", 50)
     (train,) = [c for c in COMMANDS if c[-1] == "experiment=quickstart_gpt2"]
     run_here([*train, *short_words(text, run)])
     places = {"runs/quickstart_gpt2": f"{run}", "exported/": f"{exported}"}
