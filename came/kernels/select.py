@@ -18,7 +18,7 @@ def choose(table: Table, like: Tensor) -> ModuleType:
     """The kernel for a table whose buffers are of the dtype and device of `like`.
 
     "auto" takes the fused kernel of the device, and plain torch where there is none: with one
-    warning, if the kernel should have been there, and in silence for dtypes that it does not have.
+    warning, if the kernel should have been there, in silence for tensors that it is not made for.
 
     Raises:
         RuntimeError: the options insist on a kernel that cannot run here.

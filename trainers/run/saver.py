@@ -2,8 +2,7 @@
 
 No random state is saved, because none is carried from step to step: the order of the data, masks
 and pairs are hashes of (seed, sample), and dropout is seeded anew at each step by (seed, step,
-rank).  The position in the data and in the schedule
-follow from the step.
+rank).  The position in the data and in the schedule follow from the step.
 """
 
 import math

@@ -203,7 +203,10 @@ def test_documentation_of_python(tmp_path):
     assert prepared.train.meta.num_tokens > 50_000
 
 
-@pytest.mark.skipif("CAME_SHARED_DATA" not in os.environ, reason="CAME_SHARED_DATA names no folder")
+@pytest.mark.skipif(
+    "CAME_SHARED_DATA" not in os.environ,
+    reason="real text is not in the repository; CAME_SHARED_DATA may name it",
+)
 def test_wikipedia_with_the_published_vocabulary(tmp_path):
     shared = Path(os.environ["CAME_SHARED_DATA"])
     vocabulary = str(shared / "tokenizers" / "bert-uncased" / "vocab.txt")

@@ -74,7 +74,10 @@ def test_other_files_are_refused(tmp_path, content):
         load_tokenizer(str(tmp_path / "a.model"), lowercase=False)
 
 
-@pytest.mark.skipif("CAME_SHARED_DATA" not in os.environ, reason="CAME_SHARED_DATA names no folder")
+@pytest.mark.skipif(
+    "CAME_SHARED_DATA" not in os.environ,
+    reason="real text is not in the repository; CAME_SHARED_DATA may name it",
+)
 def test_the_published_model_of_t5_is_its_tokenizer_json():
     shared = Path(os.environ["CAME_SHARED_DATA"])
     t5 = shared / "tokenizers" / "t5"
