@@ -5,8 +5,9 @@
     python -m scripts.bench_data --samples 1e8 --folder /scratch          the resume, at full size
     python -m scripts.bench_data --table data.json > docs/benchmarks_data.md
 
-The usual way is `datasets` with tokens in it, torch's DataLoader in its own process, the collator
-of transformers for language modelling. One thread each, the same tokens, in turns.
+The usual way is that of transformers' examples run_mlm.py and run_clm.py: `datasets` with their
+columns, torch's DataLoader in its own process, their collators. One thread each, the same tokens,
+in turns of some batches.
 At 10^8 samples the resume needs 12 GB of memory once, and 4 GB of disk (the tokens are a hole).
 """
 
@@ -16,6 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+from transformers import (
+    DataCollatorForLanguageModeling,
+    PreTrainedTokenizerFast,
+    default_data_collator,
+)
 
 from scripts.bench.clock import HostClock, interleave, paired, spread
 from scripts.bench.machine import describe_machine
@@ -37,6 +44,7 @@ from trainers.data.prepare import Prepared, prepare
 from trainers.data.store import FORMAT, Store, StoreMeta
 
 ROWS = 256  # in a batch
+BATCHES = 10  # in a turn
 LENGTH = 128
 TARGET_RATIO, TARGET_SECONDS = 50.0, 1.0
 CAUSAL = ("experiment=quickstart_gpt2", f"objective.sequence_length={LENGTH}")
@@ -94,11 +102,11 @@ def measure_loader(name: str, config: Config, rounds: int) -> dict[str, Any]:
     batches = open_batches(prepared.train, prepared, config.objective)
     theirs = usual_way(prepared, batches, is_masked=name == "masked words")
     sources = {"ours": ours(batches), "theirs": theirs}
-    # How many tokens come out, without those of padding; the same in each batch but for padding.
-    tokens = {key: next(source) for key, source in sources.items()}
-    steps: dict[str, Callable[[], object]] = {k: s.__next__ for k, s in sources.items()}
-    for step in steps.values():
-        step()
+    steps: dict[str, Callable[[], int]] = {
+        key: partial(turn, source) for key, source in sources.items()
+    }
+    # How many tokens come out, without those of padding; the same in each turn but for padding.
+    tokens = {key: step() for key, step in steps.items()}
     times = interleave(steps, rounds, HostClock(), progress=progress)
     factor = tokens["ours"] / tokens["theirs"]
     return {
@@ -108,6 +116,11 @@ def measure_loader(name: str, config: Config, rounds: int) -> dict[str, Any]:
         "seconds": times,
         "ratio": paired(times["theirs"], times["ours"], factor),
     }
+
+
+def turn(source: Iterator[int]) -> int:
+    """Tokens of some batches, one after the other."""
+    return sum(islice(source, BATCHES))
 
 
 def open_batches(store: Store, prepared: Prepared, objective: ObjectiveConfig) -> Batches:
@@ -128,7 +141,7 @@ def ours(batches: Batches) -> Iterator[int]:
 
 
 def usual_way(prepared: Prepared, batches: Batches, is_masked: bool) -> Iterator[int]:
-    """The same samples, without masks, in a dataset that the collator makes batches of."""
+    """The same samples, without masks, in a dataset of which a collator makes batches."""
     number = min(batches.num_samples, 40 * ROWS)
     rows = []
     for first in range(0, number, ROWS):
@@ -136,15 +149,29 @@ def usual_way(prepared: Prepared, batches: Batches, is_masked: bool) -> Iterator
         ids = batch["input_ids"]
         lengths = batch.get("attention_mask", np.ones_like(ids)).sum(axis=1)
         rows += [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
-    special = {"pad_token": prepared.tokenizer.id_to_token(prepared.special.pad)}
+    dataset, collator = Dataset.from_dict(columns(rows, is_masked)), default_data_collator
     if is_masked:
-        special |= {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=prepared.tokenizer, **special)
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm=is_masked)
-    dataset = Dataset.from_dict({"input_ids": rows})
+        pad = prepared.tokenizer.id_to_token(prepared.special.pad)
+        special = {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=prepared.tokenizer, pad_token=pad, **special
+        )
+        collator = DataCollatorForLanguageModeling(tokenizer)
     loader = DataLoader(dataset, batch_size=ROWS, shuffle=True, collate_fn=collator, drop_last=True)  # type: ignore[arg-type]
     while True:
         yield from map(num_tokens, loader)
+
+
+def columns(rows: list[list[int]], is_masked: bool) -> dict[str, list[list[int]]]:
+    """What a tokenizer returns in the examples, and causal labels as they add them."""
+    found = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+    if not is_masked:
+        return found | {"labels": rows}
+    special = [[1] + [0] * (len(row) - 2) + [1] for row in rows]
+    return found | {
+        "token_type_ids": [[0] * len(row) for row in rows],
+        "special_tokens_mask": special,
+    }
 
 
 def num_tokens(batch: Any) -> int:
@@ -211,7 +238,7 @@ def document(record: dict[str, Any]) -> Iterator[str]:
             f"batch | <= {TARGET_SECONDS:.0f} s | {later['median']:.3f} s (n = {later['n']}; the "
             f"very first time {found['seconds'][0]:.1f} s) |"
         )
-    yield "\n| | tokens/s, median | in a batch |\n|---|---|---|"
+    yield "\n| | tokens/s, median | in a turn |\n|---|---|---|"
     for found in record["loaders"]:
         for key in ("ours", "theirs"):
             median = spread(found["seconds"][key])["median"]

@@ -112,16 +112,17 @@ class MaskedLMBatches:
         row = np.arange(len(spans.first))
         separator = spans.first_size + 1
         length = self._length(spans)
-        is_second = (column > separator[:, None]) & (column < length[:, None])
-        source = np.where(
-            is_second, (spans.second - separator - 1)[:, None], (spans.first - 1)[:, None]
-        )
-        source += column
+        source = column + (spans.first - 1)[:, None]
+        if self._objective.next_sentence:
+            is_second = (column > separator[:, None]) & (column < length[:, None])
+            np.add(column, (spans.second - separator - 1)[:, None], out=source, where=is_second)
+        else:
+            is_second = np.zeros(source.shape, dtype=bool)
         input_ids = np.take(self._store.tokens, source, mode="clip").astype(np.int64)
         is_text = column < (length - 1)[:, None]
         is_text[:, 0] = False
         is_text[row, separator] = False
-        input_ids[~is_text] = self._special.pad
+        np.copyto(input_ids, self._special.pad, where=~is_text)
         input_ids[:, 0] = self._special.cls
         input_ids[row, separator] = self._special.sep
         input_ids[row, length - 1] = self._special.sep
@@ -140,10 +141,10 @@ class MaskedLMBatches:
         token = below(self._num_ordinary, key, Purpose.TOKEN, position)
         for special in self._special.sorted():
             token += token >= special
-        token = np.where(action < _MASK_SHARE + _RANDOM_SHARE, token, label)
-        token = np.where(action < _MASK_SHARE, self._special.mask, token)
-        row, slot = np.nonzero(used)
-        input_ids[row, position[row, slot]] = token[row, slot]
+        np.copyto(token, label, where=action >= _MASK_SHARE + _RANDOM_SHARE)
+        token[action < _MASK_SHARE] = self._special.mask
+        np.copyto(token, self._special.cls, where=~used)  # their position is 0: it stays as it is
+        np.put_along_axis(input_ids, position, token, axis=1)
         return position, np.where(used, label, IGNORED_LABEL)
 
     def _choose(
@@ -153,8 +154,10 @@ class MaskedLMBatches:
         width = is_text.shape[1]
         column = np.arange(width, dtype=np.uint64)
         # The position rides in the low bits, so that sorting hashes sorts positions.
-        order = hash64(key, Purpose.MASK, column) & ~_POSITION_BITS | column
-        order[~is_text] = np.uint64(2**64 - 1)
+        order = hash64(key, Purpose.MASK, column)
+        order &= ~_POSITION_BITS
+        order |= column
+        np.copyto(order, np.uint64(2**64 - 1), where=~is_text)
         count = min(used.shape[1], width)
         smallest = np.sort(np.partition(order, count - 1, axis=1)[:, :count], axis=1)
         chosen = np.full(used.shape, width, dtype=np.int64)

@@ -7,6 +7,7 @@ and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 """
 
 from enum import IntEnum, auto
+from functools import lru_cache
 from math import isqrt
 
 import numpy as np
@@ -16,6 +17,8 @@ Part = int | np.integer | NDArray[np.integer]
 
 _MASK = 2**64 - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _FEISTEL_ROUNDS = 3
 
 
@@ -48,13 +51,13 @@ def _as_uint64(part: Part) -> NDArray[np.uint64]:
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Splitmix64's finaliser, in place: every input bit changes every output bit with odds 1/2."""
-    shifted = x >> np.uint64(30)
+    shifted = x >> _SHIFTS[0]
     x ^= shifted
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    np.right_shift(x, np.uint64(27), out=shifted)
+    x *= _FACTORS[0]
+    np.right_shift(x, _SHIFTS[1], out=shifted)
     x ^= shifted
-    x *= np.uint64(0x94D049BB133111EB)
-    np.right_shift(x, np.uint64(31), out=shifted)
+    x *= _FACTORS[1]
+    np.right_shift(x, _SHIFTS[2], out=shifted)
     x ^= shifted
     return x
 
@@ -65,10 +68,25 @@ def hash64(*parts: Part) -> NDArray[np.uint64]:
     The order of the parts matters. Put the widest array last: the shorter ones are then mixed at
     their own size, and hash64(key, x) with an earlier hash as `key` is one mix for each x.
     """
+    num_known = 0
+    while num_known < len(parts) and isinstance(parts[num_known], (int, np.integer)):
+        num_known += 1
+    state = _hash_of_numbers(*(int(part) for part in parts[:num_known])).copy()  # type: ignore[arg-type]
+    for part in parts[num_known:]:
+        state = _next(state, _as_uint64(part))
+    return state
+
+
+@lru_cache(maxsize=1024)
+def _hash_of_numbers(*parts: int) -> NDArray[np.uint64]:
     state = np.zeros(1, dtype=np.uint64)
     for part in parts:
-        state = _mix((state + _GOLDEN) ^ _as_uint64(part))
+        state = _next(state, _as_uint64(part))
     return state
+
+
+def _next(state: NDArray[np.uint64], part: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return _mix((state + _GOLDEN) ^ part)
 
 
 def uniform(*parts: Part) -> NDArray[np.float64]:
@@ -95,22 +113,22 @@ def permute(index: Part, size: int, *key: Part) -> NDArray[np.int64]:
     place = np.atleast_1d(np.asarray(index, dtype=np.int64))
     if size < 1 or (place.size and (place.min() < 0 or place.max() >= size)):
         raise ValueError(f"permute: every index must lie in [0, {size}), got {index}")
-    name = hash64(size, *key)
-    place, name = (array.copy() for array in np.broadcast_arrays(place, name))
-    outside = np.ones(place.shape, dtype=bool)
-    while outside.any():
-        place[outside] = _feistel(place[outside], size, name[outside])
-        outside = place >= size
+    place, name = np.broadcast_arrays(place, hash64(size, *key))
+    # What hash64(name, turn, x) has mixed before x, for all turns at once.
+    keys = hash64(name, np.arange(2 * _FEISTEL_ROUNDS).reshape(-1, *(1,) * name.ndim))
+    place = _feistel(place, size, keys)
+    while (outside := place >= size).any():
+        place[outside] = _feistel(place[outside], size, keys[:, outside])
     return place
 
 
-def _feistel(cell: NDArray[np.int64], size: int, name: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _feistel(cell: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     rows = isqrt(size - 1) + 1
     columns = -(-size // rows)
-    row, column = np.divmod(cell, columns)
-    for turn in range(_FEISTEL_ROUNDS):
-        # Each half turn adds a function of one coordinate to the other, which can be undone: so the
-        # whole is a bijection whatever the hash is.
-        row = (row + below(rows, name, 2 * turn, column)) % rows
-        column = (column + below(columns, name, 2 * turn + 1, row)) % columns
-    return row * columns + column
+    row, column = np.divmod(cell.astype(np.uint64), np.uint64(columns))
+    # Each half turn adds a function of one coordinate to the other, which can be undone: so the
+    # whole is a bijection whatever the hash is.
+    for turn in range(0, len(keys), 2):
+        row = (row + _next(keys[turn], column) % np.uint64(rows)) % np.uint64(rows)
+        column = (column + _next(keys[turn + 1], row) % np.uint64(columns)) % np.uint64(columns)
+    return (row * np.uint64(columns) + column).astype(np.int64)

@@ -22,10 +22,23 @@ class DocumentStream:
     def read(self, first: Ints, length: int) -> tuple[Ints, Ints]:
         """The `length` tokens from each place of `first` [B], and how far each is into its document
         (0: the eos before it), both [B, length]."""
-        places = first[:, None] + np.arange(length)
-        document = np.searchsorted(self._starts, places, side="right") - 1
-        offset = places - self._starts[document]
+        # A search for each block, not for each token: few documents begin in a block.
+        document = np.searchsorted(self._starts, first, side="right") - 1
+        count = np.searchsorted(self._starts, first + length - 1, side="right") - 1 - document
+        row = np.repeat(np.arange(len(first)), count)
+        nth = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        begun = document[row] + 1 + nth
+        column = self._starts[begun] - first[row]
+
         # Before a token stand as many eos as documents have begun, its own included.
-        tokens = np.take(self._store.tokens, places - document - 1, mode="clip").astype(np.int64)
-        tokens[offset == 0] = self._eos
+        jumps = np.zeros((len(first), length), dtype=np.int64)
+        jumps[row, column] = 1
+        source = np.arange(length) - np.cumsum(jumps, axis=1)
+        source += (first - document - 1)[:, None]
+        jumps[row, column] = self._starts[begun] - self._starts[begun - 1]
+        offset = np.arange(length) - np.cumsum(jumps, axis=1, out=jumps)
+        offset += (first - self._starts[document])[:, None]
+        tokens = np.take(self._store.tokens, source, mode="clip").astype(np.int64)
+        tokens[row, column] = self._eos
+        tokens[offset[:, 0] == 0, 0] = self._eos
         return tokens, offset
