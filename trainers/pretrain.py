@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
 
 from launch.local import die_with_launcher, run_local
 from trainers.compose import CONFIGS, LEAVES, choices, compose
-from trainers.errors import ConfigError, RunError
+from trainers.errors import ConfigError, RunError, StoppedError
 from trainers.failures import report, report_outcome
 from trainers.faults import parse
 from trainers.signals import listener
@@ -132,8 +133,9 @@ def _launch(line: CommandLine) -> int:
     from trainers.data.splits import open_phases
     from trainers.run.folder import check
 
-    check(config.run.dir)
-    open_phases(config)
+    with _stoppable():
+        check(config.run.dir)
+        open_phases(config)
     flags = ["--traceback"] if line.traceback else []
     command = [sys.executable, "-c", START, *flags, *line.overrides]
     outcome = run_local(
@@ -144,6 +146,22 @@ def _launch(line: CommandLine) -> int:
     )
     report_outcome(outcome)
     return outcome.exit_code
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """While there are no ranks yet, a request to stop is an error like any other."""
+
+    def stop(signum: int, _: object) -> None:
+        name = signal.Signals(signum).name
+        raise StoppedError(f"{name}: stopped before the first step, the same command goes on", 75)
+
+    former = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
 
 
 def _train(line: CommandLine) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -162,6 +163,18 @@ def test_the_launcher_checks_prepares_and_then_starts_the_ranks(tmp_path):
         "prepared pydocs 64",
         f"started {expected} 4 3 28.0",
     ]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_scheduler_may_stop_the_launcher_before_there_are_ranks(name):
+    launcher = STAND_INS.replace(
+        "def open_phases(config):",
+        f"def open_phases(config): os.kill(os.getpid(), {signal.Signals[name].value});",
+    )
+    done = door("run.dir=here", code=launcher)
+    assert done.returncode == 75
+    assert f"{name}: stopped before the first step, the same command goes on" in done.stderr
+    assert "prepared" not in done.stdout
 
 
 def test_words_of_other_launchers_are_dropped():

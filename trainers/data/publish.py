@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainers.data.progress import say
 from trainers.durable import sync
-from trainers.errors import DataError, DataInterruptedError, StorageError
+from trainers.errors import DataError, DataInterruptedError, StoppedError, StorageError
 
 _POLL_SECONDS = 0.2
 
@@ -56,7 +56,7 @@ def _build_and_publish(folder: Path, build: Callable[[Path], None]) -> None:
         _sync_tree(part)
         part.rename(folder)
         sync(folder.parent)
-    except DataInterruptedError:
+    except (DataInterruptedError, StoppedError):
         raise
     except Exception:
         shutil.rmtree(part, ignore_errors=True)

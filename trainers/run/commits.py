@@ -7,8 +7,10 @@
     manifest.json                 sizes, sha256, tensors, what the run must agree on
   step-00000200.tmp-5f0c.../      an interrupted save: removed at the next start
   step-00000050.trash-5f0c.../    an interrupted prune: likewise
+  latest                          the name of a commit: a hint that there was one, never followed
 """
 
+import contextlib
 import logging
 import os
 import secrets
@@ -24,6 +26,7 @@ from trainers.run.manifest import Manifest, RefusedError
 
 logger = logging.getLogger(__name__)
 
+HINT = "latest"
 MIN_KEEP = 2  # one commit to resume from while the next one is being proven
 
 
@@ -48,6 +51,8 @@ def commit(folder: Path, target: Path, manifest: Manifest) -> None:
         os.rename(target, _trash(target))
     os.rename(folder, target)
     durable.sync(target.parent)
+    with contextlib.suppress(OSError):  # a hint that is missing costs nothing
+        durable.write_text(target.with_name(HINT), target.name + "\n")
 
 
 def discard(folder: Path) -> None:
@@ -80,9 +85,9 @@ def remove_leftovers(checkpoints: Path, *marks: str) -> None:
 
 
 def newest_good(checkpoints: Path) -> tuple[Path, Manifest] | None:
-    """The newest commit whose every byte is as it was saved; None if there are no commits.
+    """The newest commit whose every byte is as it was saved; None if there never was one.
 
-    Raises CheckpointError if there are some, and none is good.
+    Raises CheckpointError if there are some and none is good, or if they are gone.
     """
     reasons = []
     for folder in committed(checkpoints):
@@ -99,6 +104,11 @@ def newest_good(checkpoints: Path) -> tuple[Path, Manifest] | None:
         raise CheckpointError(
             f"no checkpoint in {checkpoints} can be loaded: {'; '.join(reasons)}. "
             "Restore one of them, or start again with another run.dir."
+        )
+    if (checkpoints / HINT).exists():
+        raise CheckpointError(
+            f"{checkpoints} has no step folder any more, but {HINT} there says that it had: "
+            f"restore one, or remove {HINT} to train again from the first step."
         )
     return None
 

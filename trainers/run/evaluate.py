@@ -32,6 +32,11 @@ class Evaluator:
         ]
         self._commonest, self._num_words = _count(data, positions)
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What a call returns, before there is one."""
+        return tuple(self._metrics([0.0] * 2 * len(self._num_labels)))
+
     def __call__(self, engine: Any) -> dict[str, float]:
         """Metrics by name; every rank must call it, all get the same.
 

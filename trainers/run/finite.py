@@ -49,9 +49,9 @@ def _drop_if_not_finite(engine: Any) -> None:
 class Skips:
     """Counts the steps that DeepSpeed or the guard has skipped, and ends a run of too many."""
 
-    def __init__(self, limit: int, checkpoints: Path) -> None:
+    def __init__(self, limit: int, checkpoints: Path, engine: Any) -> None:
         """More than `limit` skipped steps in a row end the run."""
-        self.total = 0
+        self.total: int = engine.skipped_steps  # with those of earlier starts
         self._limit, self._checkpoints = limit, checkpoints
         self._in_row = 0
 

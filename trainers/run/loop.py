@@ -95,9 +95,10 @@ def train(
     evaluators = [
         Evaluator(inside, splits, world) for inside, splits in zip(phases, data, strict=True)
     ]
+    saver.expect(evaluators[0].metric_names)
     peak = peak_flops(config, _device_name(world))
     stopping = Stopping(listener, world, config.runtime.timeout_seconds)
-    skips, spikes = Skips(config.train.max_skipped_steps, saver.checkpoints), Spikes()
+    skips, spikes = Skips(config.train.max_skipped_steps, saver.checkpoints, engine), Spikes()
     owes_save = False
     engine.train()
     with Feed(config, data, world, start) as feed:

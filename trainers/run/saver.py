@@ -7,7 +7,7 @@ rank).  The position in the data and in the schedule follow from the step.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
@@ -74,11 +74,17 @@ class Saver:
             return 0
         after_load(engine)
         self.tokens = loaded.extra.get("tokens", 0)  # older checkpoints do not tell
+        engine.skipped_steps = loaded.extra.get("skipped_steps", 0)
         kept_id = loaded.extra.get("wandb_id")
         if isinstance(kept_id, str) and not (self._folder.path / ID_FILE).exists():
             self._folder.write(ID_FILE, kept_id + "\n")
         self._best_value = together(self._find_best, StorageError)[0]
         return loaded.step
+
+    def expect(self, names: Sequence[str]) -> None:
+        """Raise ConfigError unless the best checkpoint is told by one of these metrics."""
+        if self._best and self._best.metric not in names:
+            raise ConfigError(f"checkpoint.best={self._best.text} is none of {', '.join(names)}")
 
     def is_due(self, step: int, *, waits: bool) -> bool:
         """Whether the state after `step` is to be saved.
@@ -97,12 +103,8 @@ class Saver:
 
     def is_better(self, values: Mapping[str, Any]) -> bool:
         """Whether these metrics, the same on all ranks, are of an evaluation better than any."""
-        evaluated = any(name.startswith("eval/") for name in values)
-        if self._best is None or not evaluated:
+        if self._best is None or self._best.metric not in values:
             return False
-        if self._best.metric not in values:
-            names = ", ".join(name for name in values if name.startswith("eval/"))
-            raise ConfigError(f"checkpoint.best={self._best.text} is none of {names}")
         return self._best.better(values[self._best.metric], self._best_value)
 
     def save(self, engine: Any, step: int, done: Progress, values: Mapping[str, Any]) -> None:
@@ -119,6 +121,7 @@ class Saver:
         extra = {
             **asdict(done),
             "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
+            "skipped_steps": engine.skipped_steps,
             "wandb_id": self._wandb_id(),
         }
         self._writer.start(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from came.pieces import Entry, Piece
-from trainers.run import checkpoint, manifest
+from trainers.run import checkpoint, commits, manifest
 from trainers.run.commits import Best
 from trainers.run.writer import Writer
 
@@ -102,4 +102,5 @@ def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> 
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """What is in a folder of checkpoints beside the hint."""
+    return sorted(path.name for path in folder.iterdir() if path.name != commits.HINT)

@@ -114,7 +114,7 @@ def check_all(folder: Any) -> None:
     """The run with bad steps in between is bit for bit the run without them."""
     for name, words in WAYS.items():
         plain, engine = make_engine(words), make_engine(words)
-        skips = Skips(10, folder)
+        skips = Skips(10, folder, engine)
         for step, spoil in PLAN:
             before = snapshot(engine)
             loss = train_step(engine, step, spoil)

@@ -1,6 +1,7 @@
 """Checkpoints: what comes back is bit for bit what was saved, or nothing does."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,19 @@ def test_no_checkpoints_is_no_error(tmp_path: Path) -> None:
     assert load(tmp_path / "checkpoints", random_state(1)) is None
     (tmp_path / "checkpoints").mkdir()
     assert load(tmp_path / "checkpoints", random_state(1)) is None
+
+
+def test_checkpoints_that_are_gone_are_no_silent_start_from_nothing(tmp_path: Path) -> None:
+    for step in (10, 20):
+        save(tmp_path, step, random_state(step))
+    assert (tmp_path / "latest").read_text() == "step-00000020\n"
+    (tmp_path / "latest").write_text("step-00000010\n")
+    loaded = load(tmp_path, random_state(1))
+    assert loaded is not None and loaded.step == 20, "a hint that is old is not followed"
+    for name in names(tmp_path):
+        shutil.rmtree(tmp_path / name)
+    with pytest.raises(CheckpointError, match="no step folder any more.*remove latest"):
+        load(tmp_path, random_state(1))
 
 
 def test_the_newest_is_the_highest_step_whatever_the_clock_says(tmp_path: Path) -> None:

@@ -121,7 +121,9 @@ def test_when_no_commit_is_good_nothing_is_loaded(tmp_path: Path) -> None:
 
 
 def any_path(checkpoints: Path, chance: random.Random) -> Path:
-    found = sorted(path for path in checkpoints.rglob("*") if not path.is_symlink())
+    found = sorted(
+        path for path in checkpoints.rglob("*") if path.is_dir() and not path.is_symlink()
+    )
     return chance.choice(found or [checkpoints])
 
 

@@ -44,8 +44,26 @@ def note(
     return skips.note(fake, step, positions, torch.tensor(loss), is_last=is_last)
 
 
+def bad_step(limit: int, folder: Path) -> tuple[Skips, SimpleNamespace]:
+    """A run, and its engine after the first step that it has skipped."""
+    fake = engine()
+    skips = Skips(limit, folder, fake)
+    fake.skipped_steps += 1
+    return skips, fake
+
+
+def test_what_earlier_starts_have_skipped_counts_in_the_sum_alone(tmp_path: Path) -> None:
+    fake = engine(7)
+    skips = Skips(1, tmp_path, fake)
+    assert not note(skips, fake, 30, 1.0)
+    fake.skipped_steps += 1
+    assert note(skips, fake, 31, math.nan), "one in a row"
+    assert skips.total == 8
+
+
 def test_as_many_as_allowed_in_a_row_are_passed_over(tmp_path: Path, caplog) -> None:
-    fake, skips = engine(), Skips(2, tmp_path)
+    fake = engine()
+    skips = Skips(2, tmp_path, fake)
     (tmp_path / "step-00000004").mkdir()
     assert not note(skips, fake, 4, 1.0)
     for step in (5, 6):
@@ -70,19 +88,19 @@ def test_as_many_as_allowed_in_a_row_are_passed_over(tmp_path: Path, caplog) -> 
 
 def test_at_once_where_none_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match="newest checkpoint none"):
-        note(Skips(0, tmp_path), engine(1), 1, math.nan)
+        note(*bad_step(0, tmp_path), 1, math.nan)
 
 
 def test_a_run_does_not_end_well_in_a_step_without_an_update(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match="last good step is 19"):
-        note(Skips(10, tmp_path), engine(1), 20, math.nan, is_last=True)
+        note(*bad_step(10, tmp_path), 20, math.nan, is_last=True)
 
 
 def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
-    fake = engine(1)
+    skips, fake = bad_step(0, tmp_path)
     fake.module.weight.data[0, 0] = math.inf
     with pytest.raises(NonFiniteError, match="not finite are weight:"):
-        note(Skips(0, tmp_path), fake, 1, math.nan)
+        note(skips, fake, 1, math.nan)
 
 
 def test_a_loss_that_jumps_is_counted_and_stops_nothing() -> None:

@@ -35,7 +35,9 @@ def engine_of(momentum: str, seed: int = 1, steps: int = 3) -> Any:
         optimizer.zero_grad()
         module(torch.randn(4, 10)).square().sum().backward()
         optimizer.step()
-    return SimpleNamespace(module=module, basic_optimizer=optimizer, optimizer=optimizer)
+    return SimpleNamespace(
+        module=module, basic_optimizer=optimizer, optimizer=optimizer, skipped_steps=0
+    )
 
 
 def stored_state(engine: Any) -> list[Tensor]:

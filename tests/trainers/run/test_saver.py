@@ -82,8 +82,19 @@ def test_the_best_stays_beside_the_newest(folder: RunFolder, best: str, kept: in
     assert not again.is_better({"eval/loss": losses[kept]})
     assert again.is_better({"eval/loss": -1.0 if kept == 2 else 9.0})
     assert not again.is_better({"train/loss": 0.0})
+    again.expect(["eval/loss"])
     with pytest.raises(ConfigError, match="eval/loss is none of eval/nsp_loss"):
-        again.is_better({"eval/nsp_loss": 1.0})
+        again.expect(["eval/nsp_loss"])
+
+
+def test_skipped_steps_are_counted_over_all_starts(folder: RunFolder) -> None:
+    engine = engine_of("bfloat16", steps=1)
+    engine.skipped_steps = 3
+    with saver_of(folder) as saver:
+        saver.save(engine, 5, Progress(5, 5), {"step": 5})
+    again = engine_of("bfloat16", steps=0)
+    assert saver_of(folder).resume(again) == 5
+    assert again.skipped_steps == 3
 
 
 def test_a_failed_save_is_told_and_training_goes_on(
@@ -138,8 +149,10 @@ def test_what_a_checkpoint_tells_beside_the_state(folder: RunFolder) -> None:
         save(saver, 7, loss=2.5, perplexity=float("inf"))
     (path,) = commits.committed(folder.checkpoints)
     extra = manifest.read(path).extra
-    metrics = {"eval/loss": 2.5}
-    assert extra == {"samples": 56, "tokens": 693, "metrics": metrics, "wandb_id": "abc123"}
+    assert extra == {
+        **{"samples": 56, "tokens": 693, "skipped_steps": 0},
+        **{"metrics": {"eval/loss": 2.5}, "wandb_id": "abc123"},
+    }
     (folder.path / "wandb_id").unlink()  # the checkpoints alone were copied elsewhere
     again = saver_of(folder)
     assert again.resume(engine_of("bfloat16", seed=2, steps=0)) == 7

@@ -1,0 +1,62 @@
+"""The paper's experiments at a smaller scale: every optimizer, its learning rate swept, some seeds.
+
+    python -m scripts.reproduce cpu                  hours on two cores; the same words go on
+    python -m scripts.reproduce gpu --minutes 9      for nine minutes, then saves and leaves
+    python -m scripts.reproduce cpu --keep docs/reproduction/cpu     metrics and settings alone
+    python -m scripts.reproduce cpu --table --out docs/reproduction/cpu
+
+A plan is scripts/reproduction/<name>.yaml.  Words after `--` go to every came-train.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from scripts.reproduction.drive import drive, read_results
+from scripts.reproduction.keep import keep
+from scripts.reproduction.plan import PLANS, read_plan
+from scripts.reproduction.tables import tables
+
+
+def main(words: list[str] | None = None) -> int:
+    options = _parse(words)
+    path = PLANS / f"{options.plan}.yaml"
+    plan = read_plan(path)
+    plan = replace(plan, words=(*plan.words, *options.overrides), jobs=options.jobs or plan.jobs)
+    out = options.out or Path("runs/reproduce") / options.plan
+    if options.table or options.keep:
+        if options.keep:
+            print(f"{keep(out, options.keep)} finished runs kept in {options.keep}")
+        if options.table:
+            print(tables(plan, read_results(plan, out)))
+        return 0
+    try:
+        done = drive(plan, out, options.minutes)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        done = False
+    print(tables(plan, read_results(plan, out)))
+    print("all done" if done else "not all done: the same command goes on")
+    return 0 if done else 75
+
+
+def _parse(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    plans = sorted(path.stem for path in PLANS.glob("*.yaml"))
+    parser.add_argument("plan", choices=plans)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--out", type=Path, help="runs/reproduce/<plan>")
+    parser.add_argument("--jobs", type=int, help="runs at a time, in place of the plan's")
+    parser.add_argument("--minutes", type=float, default=0.0, help="then stop; 0 = never")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="copy metrics and settings")
+    parser.add_argument("--table", action="store_true", help="print what is done")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Runs a plan: a few `came-train` at a time, each in a folder of its own, until nothing is next.
+
+<out>/<task>/<contestant>/lr-<rate>_seed-<n>/    a run folder, and outcome.json when it is over
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from scripts.reproduction.order import Results, Run, next_runs
+from scripts.reproduction.plan import Plan, Task
+from trainers.errors import NonFiniteError, StoppedError
+from trainers.run import metrics
+
+OUTCOME = "outcome.json"
+LOG = "run.log"
+POLL = 0.2  # seconds
+TRAIN = (sys.executable, "-m", "trainers.pretrain")
+FINAL_CODES = (0, NonFiniteError.exit_code)  # done, or diverged
+
+
+def drive(plan: Plan, out: Path, minutes: float = 0.0) -> bool:
+    """Run what is next until all is done; True then, False if `minutes` were over before.
+
+    Raises RuntimeError with the log's place if a run fails in any way but divergence.
+    """
+    limit = time.monotonic() + 60 * minutes if minutes else float("inf")
+    running: dict[Run, subprocess.Popen[bytes]] = {}
+    try:
+        while True:
+            _reap(plan, out, running)
+            waiting = list(next_runs(plan, read_results(plan, out)))
+            if not waiting and not running:
+                return True
+            if time.monotonic() > limit:
+                return False
+            for run in [run for run in waiting if run not in running][: plan.jobs - len(running)]:
+                print(f"start  {_name(run)}", flush=True)
+                running[run] = _start(plan, out, run)
+            time.sleep(POLL)
+    finally:
+        _stop(running)
+
+
+def folder_of(out: Path, run: Run) -> Path:
+    return out / run.task / run.contestant / f"lr{run.rate:+d}_seed{run.seed}"
+
+
+def words_of(plan: Plan, run: Run, out: Path) -> list[str]:
+    """The words for `came-train`."""
+    task = next(task for task in plan.tasks if task.name == run.task)
+    contestant = next(c for c in task.contestants if c.name == run.contestant)
+    return [
+        *plan.words,
+        *task.words,
+        *contestant.words,
+        f"optimizer.lr={contestant.lr * plan.factor**run.rate:.4g}",
+        f"run.seed={run.seed}",
+        f"run.dir={folder_of(out, run)}",
+    ]
+
+
+def read_results(plan: Plan, out: Path) -> Results:
+    """What the finished runs reached."""
+    found: dict[Run, float | None] = {}
+    for task in plan.tasks:
+        for contestant in task.contestants:
+            for path in sorted((out / task.name / contestant.name).glob(f"lr*/{OUTCOME}")):
+                rate, _, seed = path.parent.name.removeprefix("lr").partition("_seed")
+                run = Run(task.name, contestant.name, int(rate), int(seed))
+                if run in found:
+                    raise ValueError(f"{path.parent} is there twice")
+                found[run] = _reached(task, path)
+    return found
+
+
+def _reached(task: Task, outcome: Path) -> float | None:
+    if json.loads(outcome.read_text(encoding="utf-8"))["exit_code"]:
+        return None
+    rows = list(metrics.read(outcome.parent / metrics.FILE_NAME))
+    values = [row[task.metric_name] for row in rows if task.metric_name in row]
+    if not values:
+        raise ValueError(
+            f"{outcome.parent} has no {task.metric_name}: is it a metric of this task?"
+        )
+    return values[-1]  # None, if not a number
+
+
+def _start(plan: Plan, out: Path, run: Run) -> subprocess.Popen[bytes]:
+    folder = folder_of(out, run)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [*TRAIN, *words_of(plan, run, out)]
+    with (folder / LOG).open("ab") as log:
+        # A session of its own: Ctrl-C reaches it through us alone, once.
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def _reap(plan: Plan, out: Path, running: dict[Run, subprocess.Popen[bytes]]) -> None:
+    for run, process in list(running.items()):
+        if (code := process.poll()) is None:
+            continue
+        del running[run]
+        folder = folder_of(out, run)
+        if code not in FINAL_CODES:
+            raise RuntimeError(f"{_name(run)} ended with {code}: read {folder / LOG}")
+        (folder / OUTCOME).write_text(json.dumps({"exit_code": code}) + "\n", encoding="utf-8")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a hundred runs fill a disk
+        reached = read_results(plan, out)[run]
+        print(f"done   {_name(run)}  {'diverged' if reached is None else f'{reached:.4f}'}")
+
+
+def _stop(running: dict[Run, subprocess.Popen[bytes]]) -> None:
+    """Ask the runs to save and to leave: the same command goes on with them."""
+    for process in running.values():
+        process.send_signal(signal.SIGTERM)
+    for run, process in running.items():
+        if (code := process.wait()) != StoppedError.exit_code:
+            print(f"{_name(run)} ended with {code}", file=sys.stderr)
+
+
+def _name(run: Run) -> str:
+    return f"{run.task}  {run.contestant}  rate {run.rate:+d}  seed {run.seed}"

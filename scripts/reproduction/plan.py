@@ -1,0 +1,80 @@
+"""What is to be run: tasks, contestants and their first learning rates, read from a YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PLANS = Path(__file__).parent  # cpu.yaml, gpu.yaml
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An optimizer with its settings; `lr` is where its sweep starts."""
+
+    name: str
+    words: tuple[str, ...]
+    lr: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """One comparison: all `contestants` learn the same from the same batches.
+
+    `metric` is a held-out metric at the end, `max:eval/...` where more is better.
+    """
+
+    name: str
+    title: str
+    metric: str
+    words: tuple[str, ...]
+    contestants: tuple[Contestant, ...]
+
+    @property
+    def metric_name(self) -> str:
+        return self.metric.removeprefix("max:")
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether `a` is the better value of the metric."""
+        return a > b if self.metric.startswith("max:") else a < b
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tasks, and how each is run: `seeds` runs at the best rate, of rates that are `factor` apart.
+
+    A sweep starts with three rates and goes on by one while the best is at its edge, up to
+    `max_rates`.  `jobs` runs go on at a time.
+    """
+
+    jobs: int
+    seeds: int
+    factor: float
+    max_rates: int
+    words: tuple[str, ...]
+    tasks: tuple[Task, ...]
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a YAML file. Raises ValueError for a contestant or key that it does not know."""
+    told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    known, tasks = told.pop("contestants"), told.pop("tasks")
+    return Plan(
+        **{**told, "words": tuple(told["words"])},
+        tasks=tuple(_task(name, task, known, path) for name, task in tasks.items()),
+    )
+
+
+def _task(name: str, told: dict[str, Any], known: dict[str, Any], path: Path) -> Task:
+    if extra := told.keys() - {"title", "metric", "words", "lr"}:
+        raise ValueError(f"{path}: task {name} has unknown keys: {', '.join(sorted(extra))}")
+    if unknown := told["lr"].keys() - known.keys():
+        raise ValueError(
+            f"{path}: task {name} names {', '.join(sorted(unknown))}; contestants are "
+            f"{', '.join(known)}"
+        )
+    contestants = tuple(Contestant(c, tuple(known[c]), lr) for c, lr in told["lr"].items())
+    return Task(name, told["title"], told["metric"], tuple(told["words"]), contestants)

@@ -1,0 +1,135 @@
+"""A plan of runs: what comes next, what a stopped plan goes on with, and what is said of it."""
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from scripts import reproduce
+from scripts.reproduction import drive
+from scripts.reproduction.order import Run, best_rate, missing_rates, next_runs
+from scripts.reproduction.plan import PLANS, Contestant, Plan, Task, read_plan
+from scripts.reproduction.tables import tables
+from trainers.compose import compose
+
+LOSS = Task("t", "A task", "eval/loss", (), (Contestant("came", (), 1.0),))
+PLAN = Plan(jobs=2, seeds=3, factor=2.0, max_rates=5, words=(), tasks=(LOSS,))
+
+
+def run(rate: int, seed: int = 0) -> Run:
+    return Run("t", "came", rate, seed)
+
+
+def run_all(reached) -> dict[Run, float | None]:
+    """All runs of the plan, in its order, each reaching what `reached` says of its rate."""
+    results: dict[Run, float | None] = {}
+    while waiting := list(next_runs(PLAN, results)):
+        results[waiting[0]] = reached(waiting[0].rate)
+        assert len(results) < 20
+    return results
+
+
+def test_the_best_inside_gets_the_seeds():
+    results = run_all(lambda rate: abs(rate))
+    assert list(results) == [run(0), run(-1), run(1), run(0, 1), run(0, 2)]
+
+
+def test_a_best_at_the_edge_is_followed_as_far_as_allowed():
+    assert list(run_all(lambda rate: -rate)) == [
+        *(run(rate) for rate in (0, -1, 1, 2, 3)),
+        *(run(3, seed) for seed in (1, 2)),
+    ]
+
+
+def test_what_diverges_is_worst_and_the_sweep_goes_down():
+    def reached(rate: int) -> float | None:
+        return None if rate > -2 else -float(rate)
+
+    results = run_all(reached)
+    assert [key.rate for key in results if key.seed == 0] == [0, -1, 1, -2, -3]
+    assert {key.rate for key in results if key.seed} == {-2}
+    assert not [key for key in run_all(lambda rate: None) if key.seed], "nothing works: no seeds"
+
+
+def test_more_is_better_where_the_metric_says_so():
+    task = Task("t", "", "max:eval/mlm_accuracy", (), LOSS.contestants)
+    assert best_rate(task, {-1: 0.2, 0: 0.3, 1: None}) == 0
+    assert best_rate(LOSS, {-1: 0.2, 0: 0.3, 1: None}) == -1
+    assert missing_rates(PLAN, LOSS, {-1: 0.2, 0: 0.3, 1: None}) == [-2]
+
+
+@pytest.mark.parametrize("path", sorted(PLANS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_run_of_a_plan_composes(path):
+    plan = read_plan(path)
+    for task in plan.tasks:
+        for contestant in task.contestants:
+            words = drive.words_of(plan, Run(task.name, contestant.name, 1, 2), Path("runs/x"))
+            config = compose(words, 1)
+            assert config.run.seed == 2
+            assert config.optimizer.lr == pytest.approx(plan.factor * contestant.lr, rel=1e-3)
+
+
+def test_a_plan_says_what_it_does_not_know(tmp_path):
+    text = (PLANS / "cpu.yaml").read_text()
+    (tmp_path / "a.yaml").write_text(text.replace("lr: {came:", "lr: {cme: 1.0, came:", 1))
+    with pytest.raises(ValueError, match=r"names cme; contestants are came, adamw"):
+        read_plan(tmp_path / "a.yaml")
+
+
+TRAINER = textwrap.dedent("""\
+    import json, sys, time
+    from pathlib import Path
+    words = dict(word.split("=", 1) for word in sys.argv[1:])
+    folder, rate = Path(words["run.dir"]), float(words["optimizer.lr"])
+    if rate > 1.5:
+        sys.exit(5)  # diverged
+    if rate == 1.0 and words["run.seed"] == "2" and not (folder / "again").exists():
+        (folder / "again").touch()
+        time.sleep(60)
+    rows = [{"step": 1, "eval/loss": 9.0}, {"step": 2, "eval/loss": 2 - rate}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
+    (folder / "ledger.json").write_text(json.dumps({"state_bytes": 7, "params": [1, 2]}))
+    """)
+
+
+def test_a_plan_is_driven_stopped_and_goes_on(tmp_path, monkeypatch, capsys):
+    (tmp_path / "train.py").write_text(TRAINER)
+    monkeypatch.setattr(drive, "TRAIN", (sys.executable, str(tmp_path / "train.py")))
+    monkeypatch.setattr(drive, "POLL", 0.02)
+    out = tmp_path / "out"
+    assert not drive.drive(PLAN, out, minutes=2 / 60), "one run takes longer than that"
+    done = drive.read_results(PLAN, out)
+    assert done == {run(-1): 1.5, run(0): 1.0, run(1): None, run(0, 1): 1.0}
+    before = capsys.readouterr()
+    assert "rate +1  seed 0  diverged" in before.out and "ended with -15" in before.err
+
+    assert drive.drive(PLAN, out)
+    assert drive.read_results(PLAN, out) == {**done, run(0, 2): 1.0}
+    assert capsys.readouterr().out.count("start") == 1, "what is done is not done again"
+    table = tables(PLAN, drive.read_results(PLAN, out))
+    assert "| came | 1 | 3 | 1.0000 | 0.0000 | 1.0000 to 1.0000 |" in table
+    assert "0.5: 1.5000, 1: 1.0000, 2: diverged" in table
+
+
+def test_a_failure_is_no_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "TRAIN", (sys.executable, "-c", "raise SystemExit(3)"))
+    with pytest.raises(RuntimeError, match=r"t  came  rate .* ended with 3: read .*run.log"):
+        drive.drive(PLAN, tmp_path)
+    assert drive.read_results(PLAN, tmp_path) == {}
+
+
+def test_what_is_kept_has_no_weights(tmp_path, capsys):
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    folder = out / "bert_small_batch/came/lr+0_seed0"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "outcome.json").write_text('{"exit_code": 0}')
+    (folder / "metrics.jsonl").write_text('{"step": 1, "eval/mlm_accuracy": 0.25}\n')
+    (folder / "ledger.json").write_text(json.dumps({"state_bytes": 7, "params": [1, 2]}))
+    assert reproduce.main(["cpu", "--out", str(out), "--keep", str(kept)]) == 0
+    assert "1 finished runs kept" in capsys.readouterr().out
+    names = sorted(path.name for path in kept.rglob("*") if path.is_file())
+    assert names == ["ledger.json", "metrics.jsonl", "outcome.json"]
+    assert reproduce.main(["cpu", "--out", str(kept), "--table"]) == 0
+    assert "0.0003: 25.00%" in capsys.readouterr().out
