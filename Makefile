@@ -4,6 +4,8 @@
 # make test-faults  runs that are killed, stopped, starved: a quarter of an hour
 # make check        lint and types alone
 # make bench        optimizers side by side on BERT-Large's parameters, 12 GB of memory
+# make reproduce-cpu   the paper's comparisons, small: hours on two cores, goes on when started again
+# make reproduce-gpu   the same on one large GPU; in pieces: make reproduce-gpu ARGS="--minutes 9"
 # make clean        removes .venv and caches; runs/ stays
 # Other sizes and devices: make bench ARGS="--device cuda --out runs/bench/cuda.json"
 # More settings for the quickstart: make quickstart ARGS="optimizer=adamw run.dir=runs/adamw"
@@ -12,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-gpu test-faults check format bench clean
+.PHONY: quickstart test test-gpu test-faults check format bench reproduce-cpu reproduce-gpu clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/came-train experiment=quickstart $(ARGS)
@@ -37,6 +39,9 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m scripts.bench_optimizer --out runs/bench/optimizer.json $(ARGS)
+
+reproduce-cpu reproduce-gpu: reproduce-%: $(INSTALLED)
+	$(BIN)/python -m scripts.reproduce $* $(ARGS)
 
 # Torch comes first and alone: DeepSpeed looks for it while it is installed.
 $(INSTALLED): pyproject.toml constraints.txt
