@@ -1,4 +1,4 @@
-"""What a forward pass keeps for its backward, estimated: for each layer, counted from its equations.
+"""What a forward pass keeps for its backward, estimated: layer by layer, from its equations.
 
 With b x s tokens of hidden size h and intermediate size f, w bytes a number, a layer keeps
 
@@ -12,8 +12,8 @@ With b x s tokens of hidden size h and intermediate size f, w bytes a number, a 
 for each token, and a byte for each number that dropout may drop. Attention keeps no scores (flash),
 but T5's, whose bias no flash kernel takes: 4 bytes a pair of tokens and head. The vocabulary head
 runs where there is a label, a piece of 2,048 at a time, and keeps its gradient instead of logits
-(`objectives/cross_entropy.py`). With activation checkpointing a layer keeps its input alone, and one
-at a time is there in full. torch.compile keeps less, by how much is not known before.
+(`objectives/cross_entropy.py`). With activation checkpointing a layer keeps its input alone, and
+one at a time is there in full. torch.compile keeps less, by how much is not known before.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ class Layer:
         return tokens * (hidden * model.hidden + intermediate * model.intermediate)
 
 
-_LAYERS = {"bert": Layer(8, 2), "gpt2": Layer(8, 5), "llama": Layer(8, 4, extra=8)}
+_LAYERS = {
+    "bert": Layer(8, 2),
+    "gpt2": Layer(8, 5),
+    "llama": Layer(8, 4, extra=8, dropped_hidden=0),
+}
 _READS = Layer(12, 1, dropped_intermediate=1)
 _WRITES = Layer(15, 1, dropped_hidden=3, dropped_intermediate=1)
 

@@ -1,9 +1,9 @@
 """How many bytes a rank sends in one step.
 
-A sum over W ranks of a buffer that all want whole costs a rank `2 (W - 1) / W` times the buffer, one
-that each wants its own slice of, or to gather slices, half of that (ring algorithms, which nearly
-all are). DeepSpeed sums gradients in float32 here, and at stages 1 and 2 whole, even where
-a rank needs its slice alone (`use_multi_rank_bucket_allreduce`).
+A sum over W ranks of a buffer that all want whole costs a rank `2 (W - 1) / W` times the buffer;
+one of which each wants its own slice, or to gather slices, half of that (rings, and whatever is as
+good). DeepSpeed sums gradients in float32 here, and at stages 1 and 2 whole, even where a rank
+needs its slice alone (`use_multi_rank_bucket_allreduce`).
 """
 
 from __future__ import annotations

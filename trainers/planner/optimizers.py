@@ -50,7 +50,9 @@ def kept(config: OptimizerConfig, runtime: RuntimeConfig, module: nn.Module) -> 
     for group in optimizer.param_groups:
         params = tuple(Param(names[param], tuple(param.shape)) for param in group["params"])
         if params:
-            groups.append(Group(params, tuple(_fields(optimizer, param, group) for param in params)))
+            groups.append(
+                Group(params, tuple(_fields(optimizer, param, group) for param in params))
+            )
     sharded = isinstance(optimizer, ShardedOptimizer)
     return Kept(tuple(groups), optimizer.rule.num_summed if sharded else lambda params: ())
 
@@ -65,7 +67,9 @@ def compared(config: Config) -> dict[str, OptimizerConfig]:
     """Every optimizer by the name of its row: the chosen one as it is configured, the others as
     their files have them; and the variants that keep something else."""
     chosen = config.optimizer
-    found = {name: chosen if name == chosen.name else _of_file(name) for name in choices()["optimizer"]}
+    found = {
+        name: chosen if name == chosen.name else _of_file(name) for name in choices()["optimizer"]
+    }
     came, adafactor = found.pop("came"), found["adafactor"]
     rows = {"came": came}
     for momentum in FORMATS:

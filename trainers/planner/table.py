@@ -81,7 +81,9 @@ def _detail(row: Row, name: str) -> Table:
     sizes = row.memory.as_dict()
     for part, words in _PARTS.items():
         if sizes[part] or part == "total":
-            table.add_row(words, f"{_gb(sizes[part])} GB", style="bold" if part == "total" else None)
+            table.add_row(
+                words, f"{_gb(sizes[part])} GB", style="bold" if part == "total" else None
+            )
     table.add_section()
     for part, size in row.communication.as_dict().items():
         table.add_row(f"sent in a step: {part}", f"{_gb(size)} GB")
