@@ -55,9 +55,9 @@ def state_bytes_per_rank(kept: Kept, stage: int, world_size: int) -> int:
     )
     # Under ZeRO 3 rank 0 has the longest slice of every parameter.
     ranks = range(1) if stage == 3 else range(world_size)
+    splits = [(group, split(group.params, stage, world_size)) for group in kept.groups]
     held = (
         sum(_held(group, ShardLayout(group.params, each, rank)) for group, each in splits)
-        for splits in [[(g, split(g.params, stage, world_size)) for g in kept.groups]]
         for rank in ranks
     )
     return everywhere + max(held)

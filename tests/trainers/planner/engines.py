@@ -28,14 +28,16 @@ SETTINGS = {
 
 
 def check_settings() -> None:
-    """The memory that is kept, planned and found, is the same to 2 %."""
+    """The memory that is kept, planned and found, is the same to 2 %, CAME's scratch apart."""
     for name, words in SETTINGS.items():
         config = compose([*WORDS, *words], dist.get_world_size())
         planned = plan_run(config, "H100", 0.4).rows[config.optimizer.name].memory
         # Stage 3 has its bucket all the time.
         always = planned.kept + (4 * 50_000 if config.zero.stage == 3 else 0)
         found = found_bytes(config)
-        assert abs(found / always - 1) < 0.02, f"{name}: planned {always:,}, found {found:,}"
+        scratch = 7 / 4 * planned.sums  # CAME's: up to 7 numbers where its sums have 4
+        words = f"{name}: planned {always:,}, found {found:,}"
+        assert 0.98 * always < found < 1.02 * always + scratch, words
 
 
 def found_bytes(config: Config) -> int:
