@@ -5,13 +5,14 @@ finds them again by parameter.  Fields like the parameter are sharded as the par
 others (row and column statistics, counters) are small and every rank holds all of them.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from came.layout import Box, ShardLayout, boxes
+from came.layout import Box, Param, ShardLayout, boxes
 from came.momentum import FORMATS, Format
 
 
@@ -35,6 +36,28 @@ class Field:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Half precision is computed, and its statistics kept, in float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def sharded_bytes(
+    param: Param, kept: Iterable[Field], pieces: Iterable[Box], dtype: torch.dtype
+) -> int:
+    """Bytes stored for `pieces` of a parameter of `dtype`, of the fields that are like it."""
+    width = compute_dtype(dtype).itemsize
+    alike = [field for field in kept if field.shape is None]
+    return sum(
+        size * (width if kind is None else kind.itemsize)
+        for box in pieces
+        for field in alike
+        for (_, kind), size in zip(
+            field.storage.parts, field.storage.sizes(param, box), strict=True
+        )
+    )
+
+
+def replicated_bytes(kept: Iterable[Field], dtype: torch.dtype) -> int:
+    """Bytes that every rank holds of a parameter of `dtype`: the fields that are not like it."""
+    shapes = (field.shape for field in kept if field.shape is not None)
+    return compute_dtype(dtype).itemsize * sum(map(math.prod, shapes))
 
 
 @dataclass(frozen=True)

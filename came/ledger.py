@@ -1,13 +1,12 @@
 """The ledger: what the optimizer keeps for each parameter, and which ranks hold it."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch.distributed as dist
 
-from came.fields import Field, compute_dtype
+from came.fields import Field, replicated_bytes, sharded_bytes
 from came.layout import Fragment, Param, boxes
 from came.sharding.shard import Shard
 
@@ -95,25 +94,17 @@ def ledger_rows(
     shard: Shard, fields: list[tuple[Field, ...]], groups: list[dict[str, Any]]
 ) -> Iterator[LedgerRow]:
     """The ledger of one shard; `groups` are the `param_groups` of its optimizer."""
-    width = compute_dtype(shard.tensor.dtype).itemsize
+    dtype = shard.tensor.dtype
     for index, (param, kept) in enumerate(zip(shard.layout.params, fields, strict=True)):
-        (box,) = boxes(param, Fragment(0, 0, param.numel, 0))
-        sharded = replicated = 0
-        for field in kept:
-            if field.shape is None:
-                sizes = field.storage.sizes(param, box)
-                for (_, dtype), size in zip(field.storage.parts, sizes, strict=True):
-                    sharded += size * (width if dtype is None else dtype.itemsize)
-            else:
-                replicated += width * math.prod(field.shape)
+        all_of_it = boxes(param, Fragment(0, 0, param.numel, 0))
         yield LedgerRow(
             name=param.name,
             shape=param.shape,
             rule="factored" if param.factored else "vector",
             weight_decay=groups[shard.group_index]["weight_decay"],
             owners=_owners(shard, index),
-            sharded_bytes=sharded,
-            replicated_bytes=replicated,
+            sharded_bytes=sharded_bytes(param, kept, all_of_it, dtype),
+            replicated_bytes=replicated_bytes(kept, dtype),
         )
 
 

@@ -40,6 +40,8 @@ FLOORS = [
     ["trainers.run"],
     ["trainers.report", "trainers.build"],
     ["trainers.run.loop", "trainers.finished"],
+    ["trainers.planner"],
+    ["trainers.plan"],
     ["trainers.pretrain", "trainers.export", "trainers.judge", "trainers.checkpoint_command"],
     ["trainers.prepare"],
 ]

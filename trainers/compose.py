@@ -36,6 +36,7 @@ from trainers.validate import problems_of
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FILES = {"experiment": "experiment@_global_"}  # an experiment sets keys of the whole tree
 LEAVES = leaves(Config)
+_GPUS_PER_NODE = 8  # of a machine that is planned
 SECTIONS = [name for name in fields_of(Config) if name not in LEAVES]
 
 
@@ -45,12 +46,15 @@ def choices() -> dict[str, list[str]]:
     return {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in groups}
 
 
-def compose(overrides: Sequence[str], world_size: int | None = None) -> Config:
+def compose(
+    overrides: Sequence[str], world_size: int | None = None, *, planned: bool = False
+) -> Config:
     """The configuration of a run, complete: no 0 in it stands for a number to be found later.
 
     Args:
         overrides: `key=value` words as typed.
         world_size: number of ranks; None = launch.processes, or as many as suit this machine.
+        planned: it will not be run here: no data is needed, and there are launch.nodes machines.
 
     Raises:
         ConfigError: with every problem that was found, one per line.
@@ -65,8 +69,11 @@ def compose(overrides: Sequence[str], world_size: int | None = None) -> Config:
         text = str(error) or str(error.__cause__)
         raise ConfigError(_message([*problems, text])) from error
     if config is not None:
-        world_size = world_size or config.launch.processes or _processes_for(config)
-        problems += problems_of(config, world_size)
+        launch = config.launch
+        if planned:
+            world_size = launch.nodes * (launch.gpus_per_node or launch.processes or _GPUS_PER_NODE)
+        world_size = world_size or launch.processes or _processes_for(config)
+        problems += problems_of(config, world_size, planned=planned)
     if problems or config is None or world_size is None:
         raise ConfigError(_message(problems))
     return _concrete(config, world_size)

@@ -187,6 +187,8 @@ class LoggingConfig:
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
     processes: int  # 0 = one per GPU, or 2 on a machine without
+    nodes: int = 1  # came-plan: machines that are alike
+    gpus_per_node: int = 0  # came-plan: 0 = launch.processes, or 8
 
 
 @dataclass(frozen=True, kw_only=True)

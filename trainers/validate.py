@@ -66,11 +66,14 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "checkpoint.max_failed_saves": (1, INF, True),
     "checkpoint.keep": (2, INF, True),  # one may turn out to be damaged
     "launch.processes": (0, INF, True),
+    "launch.nodes": (1, INF, True),
+    "launch.gpus_per_node": (0, INF, True),
 }
 
 
-def problems_of(config: Config, world_size: int) -> list[str]:
-    """Every reason why `world_size` ranks cannot run `config`, in words."""
+def problems_of(config: Config, world_size: int, *, planned: bool = False) -> list[str]:
+    """Every reason why `world_size` ranks cannot run `config`, in words; `planned` reads no data
+    and may be of several machines."""
     return [
         *_limits(config),
         *_phases(config, world_size),
@@ -78,7 +81,7 @@ def problems_of(config: Config, world_size: int) -> list[str]:
         *_schedule(config),
         *_runtime(config),
         *_logging(config),
-        *_data(config),
+        *([] if planned else [*_data(config), *_launch(config)]),
         *_checkpoint(config),
         *_zero(config),
         *problems_of_block(config.deepspeed),
@@ -259,6 +262,15 @@ def _mix(sources: tuple[MixSource, ...]) -> Iterator[str]:
             yield f"data.sources[{number}].weight must be above 0, not {source.weight}"
     if len({source.weight is None for source in sources}) > 1:
         yield "data.sources: give every source a weight, or none"
+
+
+def _launch(config: Config) -> Iterator[str]:
+    launch = config.launch
+    if launch.nodes > 1 or launch.gpus_per_node:
+        yield (
+            f"launch.nodes={launch.nodes} and launch.gpus_per_node={launch.gpus_per_node} are for "
+            "came-plan: start came-train with torchrun on every machine"
+        )
 
 
 def _checkpoint(config: Config) -> Iterator[str]:

@@ -15,7 +15,7 @@ like the step.  One parameter, at step `t`:
 A vector keeps the full moving average of `g^2 + eps1`; without `beta1` there is no `m`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from came.rules.options import check_lr, check_number, check_numbers, is_number
 from came.rules.work import Plan, check_beta, descend, plan, wide, wide_grad
 from came.tasks import Block, Task
 
-__all__ = ["check", "fields", "plan", "step"]
+__all__ = ["check", "fields", "num_summed", "plan", "step"]
 
 Factors = tuple[Tensor, Tensor]  # (batch, rows) and (batch, cols)
 
@@ -61,11 +61,18 @@ def check(options: dict[str, Any]) -> None:
     check_number(options, "weight_decay")
 
 
+def num_summed(params: Sequence[Param]) -> tuple[int, ...]:
+    """Numbers of each buffer that the ranks sum in a step over `params`."""
+    num_factors = sum(param.num_factors for param in params if param.factored)
+    return num_factors + len(params), len(params)
+
+
 def step(plan: Plan) -> Iterator[Tensor]:
     """One step of Adafactor, in place; yields its two buffers to be summed over the ranks."""
     todo, grads = plan.tasks, plan.grads
     sizes = [task.param.num_factors if task.param.factored else 0 for task in todo]
-    buffer = plan.like.new_zeros(sum(sizes) + len(todo))
+    num_first, num_second = num_summed([task.param for task in todo])
+    buffer = plan.like.new_zeros(num_first)
     param_squares = buffer[sum(sizes) :]
     factors = [
         _views(task, buffer[at:]) for task, at in zip(todo, packed_offsets(sizes), strict=True)
@@ -79,7 +86,7 @@ def step(plan: Plan) -> Iterator[Tensor]:
             if task.options["scale_parameter"]:
                 total += wide(block).square().sum()
     yield buffer
-    update_squares = plan.like.new_zeros(len(todo))
+    update_squares = plan.like.new_zeros(num_second)
     for task, sums, total in zip(todo, factors, update_squares, strict=True):
         _update_second_moment(task, grads, sums)
         for block in task.pieces():

@@ -63,6 +63,16 @@ def check(options: dict[str, Any]) -> None:
     check_choice(options, "kernel", select.NAMES)
 
 
+def num_summed(params: Sequence[Param]) -> tuple[int, ...]:
+    """Numbers of each buffer that the ranks sum in a step over `params`.
+
+    Never none, so that a step is two sums whatever it updates.
+    """
+    num_factors = sum(param.num_factors for param in params if param.factored)
+    num_vectors = sum(not param.factored for param in params)
+    return max(1, num_factors), max(1, 3 * num_factors + num_vectors)
+
+
 @dataclass
 class Plan:
     """Who is updated when: `alone` by this rank only, `shared` in step with the other ranks.
@@ -109,15 +119,15 @@ def plan(todo: Sequence[Task], grads: list[Tensor], like: Tensor, *, alone: bool
     num_factors = 0 if alone else sum(task.param.num_factors for task in matrices)
     batches = _batches(table, num_alone, kernel.batch_numbers(like.device))
     scratch = like.new_empty(7, max((part.size for part in batches), default=0))
+    first, second = num_summed([task.param for task in (vectors if alone else todo)])
     return Plan(
         table,
         [Alone.within(part, scratch) for part in batches],
         table.part(num_alone, len(matrices), 0, num_factors),
         num_factors,
         kernel,
-        # Never empty, so that a step is two sums whatever it updates.
-        like.new_empty(max(1, num_factors)),
-        like.new_empty(max(1, 3 * num_factors + len(vectors))),
+        like.new_empty(first),
+        like.new_empty(second),
     )
 
 

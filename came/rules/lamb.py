@@ -13,7 +13,7 @@ The paper's ratio is `phi(|p|) / |u|`, and what bounds `phi` is left open.  Here
 identity, as in NVIDIA's code, and the ratio itself has an upper bound, as in DeepSpeed's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from came.rules.options import check_lr, check_number, check_numbers
 from came.rules.work import Plan, descend, plan, wide, wide_grad
 from came.tasks import Block, Task
 
-__all__ = ["check", "fields", "plan", "step"]
+__all__ = ["check", "fields", "num_summed", "plan", "step"]
 
 
 def fields(param: Param, options: dict[str, Any]) -> tuple[Field, ...]:
@@ -40,6 +40,11 @@ def check(options: dict[str, Any]) -> None:
     check_number(options, "eps")
     check_number(options, "weight_decay")
     check_number(options, "max_trust_ratio", positive=True)
+
+
+def num_summed(params: Sequence[Param]) -> tuple[int, ...]:
+    """Numbers of the buffer that the ranks sum in a step over `params`."""
+    return (2 * len(params),)
 
 
 def step(plan: Plan) -> Iterator[Tensor]:

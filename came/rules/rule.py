@@ -1,6 +1,6 @@
 """What a rule is: the mathematics of an optimizer, for whoever drives it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -29,6 +29,10 @@ class Rule(Protocol):
 
     def check(self, options: dict[str, Any]) -> None:
         """Raise a ValueError if an option is out of its range."""
+
+    def num_summed(self, params: Sequence[Param]) -> tuple[int, ...]:
+        """Numbers of each buffer that the ranks sum, or take the maximum of, in a step over
+        `params`."""
 
     def plan(self, todo: list[Task], grads: list[Tensor], like: Tensor, *, alone: bool) -> Any:
         """Order the work; `like` has its device and dtype, `alone` is a world of one."""

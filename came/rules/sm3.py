@@ -13,7 +13,7 @@ Adagrad.  Accumulators only grow: the step sizes fall by themselves.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from came.rules.options import check_lr, check_number
 from came.rules.work import Plan, check_beta, descend, plan, wide_grad
 from came.tasks import Block, Task
 
-__all__ = ["check", "fields", "plan", "step"]
+__all__ = ["check", "fields", "num_summed", "plan", "step"]
 
 
 def fields(param: Param, options: dict[str, Any]) -> tuple[Field, ...]:
@@ -46,11 +46,19 @@ def check(options: dict[str, Any]) -> None:
     check_number(options, "weight_decay")
 
 
+def num_summed(params: Sequence[Param]) -> tuple[int, ...]:
+    """Numbers of the buffer of which the ranks take the maximum in a step over `params`.
+
+    Never none: every step is one maximum.
+    """
+    return (max(1, sum(map(_num_accumulators, params))),)
+
+
 def step(plan: Plan) -> Iterator[Maximum]:
     """One step of SM3, in place; yields the accumulators, of which the ranks want the largest."""
-    sizes = [sum(task.param.shape) if task.param.factored else 0 for task in plan.tasks]
-    # Zero is the least an accumulator can be.  Never empty: every step is one maximum.
-    buffer = plan.like.new_zeros(max(1, sum(sizes)))
+    params = [task.param for task in plan.tasks]
+    sizes = [_num_accumulators(param) for param in params]
+    buffer = plan.like.new_zeros(num_summed(params))  # zero is the least an accumulator can be
     largest = [
         _views(task.param, buffer[at:])
         for task, at in zip(plan.tasks, packed_offsets(sizes), strict=True)
@@ -65,6 +73,11 @@ def step(plan: Plan) -> Iterator[Maximum]:
     for task, found in zip(plan.tasks, largest, strict=True):
         for dim, cover in enumerate(found):
             task.state[f"accumulator_{dim}"].copy_(cover)
+
+
+def _num_accumulators(param: Param) -> int:
+    """Numbers of a parameter's cover; that of a vector is its own, and nobody else's."""
+    return sum(param.shape) if param.factored else 0
 
 
 def _views(param: Param, buffer: Tensor) -> tuple[Tensor, ...]:

@@ -1,0 +1,97 @@
+"""The command: its words, its numbers for machines, its table for people."""
+
+import json
+
+import pytest
+
+from trainers import plan as door
+from trainers.compose import compose
+from trainers.errors import ConfigError
+from trainers.planner.plan import plan_run
+
+WORDS = ["experiment=bert_large_32k", "model=bert_mini", "launch.nodes=2"]
+
+
+def numbers(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    assert door.main([*WORDS, "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_numbers_for_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    found = numbers(capsys, "launch.gpus_per_node=4", "optimizer=adamw", "--device", "A100")
+    assert (found["world_size"], found["chosen"], found["device"]) == (8, "adamw", "A100")
+    adamw, came = found["optimizers"]["adamw"], found["optimizers"]["came"]
+    assert adamw["state_bytes"] == 8 * found["num_params"]
+    assert adamw["bytes_per_gpu"] == adamw["memory"]["total"] > came["bytes_per_gpu"]
+    assert found["work"]["samples"] == 20_000 * 32_768
+    seconds = found["work"]["flops"] / (8 * 312e12 * 0.4)
+    assert found["work"]["hours"] == pytest.approx(seconds / 3600)
+
+
+def test_a_node_has_eight_gpus_unless_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert numbers(capsys)["world_size"] == 16
+    assert numbers(capsys, "launch.processes=2")["world_size"] == 4
+
+
+def test_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert door.main(WORDS) == 0
+    text = capsys.readouterr().out
+    assert "16 GPUs on 2 node(s), ZeRO 1, bfloat16, batch 32,768 in micro batches of 16" in text
+    assert all(f"│ {name} " in text for name in ("came", "came_int8", "adamw", "lamb", "sm3"))
+    assert "optimizer state" in text and "an assumption" in text
+
+
+def test_time_is_not_known_without_a_peak(capsys: pytest.CaptureFixture[str]) -> None:
+    assert door.main([*WORDS, "runtime.dtype=float32"]) == 0
+    assert "time: not known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--mfu=1.5", "--mfu 1.5"),
+        ("launch.nodes=3", "not divisible by"),
+        ("--jsn", "cannot read '--jsn'"),
+        ("launch.nodes=0", "launch.nodes must be 1 or more"),
+    ],
+)
+def test_wrong_words(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert door.main([*WORDS, word]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_came_train_is_not_planned_over_machines() -> None:
+    with pytest.raises(ConfigError, match="launch.nodes=2 .* are for came-plan"):
+        compose(["launch.nodes=2"], 2)
+
+
+def test_stages_share_out_more_and_more() -> None:
+    """By hand, for P parameters in float32 on 4 ranks; padding is a few numbers."""
+    found = {}
+    for stage in range(4):
+        words = ["model=bert_mini", f"zero.stage={stage}", "launch.processes=4"]
+        plan = plan_run(compose(words, planned=True), "H100", 0.4)
+        row, p = plan.rows["adamw"], plan.num_params
+        found[stage] = (row.memory.parameters, row.memory.master, row.memory.gradients)
+        state = 8 * p if stage == 0 else 2 * p
+        assert row.memory.state == pytest.approx(state, rel=1e-4)
+        assert row.state_bytes == 8 * p
+        once = 0.75 * 4 * p  # (W - 1) / W of the gradients
+        sent = row.communication
+        assert sent.gradients == pytest.approx(once if stage == 3 else 2 * once, rel=1e-4)
+        assert sent.parameters == pytest.approx([0, once, once, 2 * once][stage], rel=1e-4)
+        assert sent.optimizer == 0
+        assert (plan.rows["came"].communication.optimizer > 0) == (stage > 0)
+    small = found[3][0] - p
+    assert found[0] == (4 * p, 0, 4 * p)
+    assert found[1] == (4 * p, pytest.approx(p, rel=1e-4), 4 * p)
+    assert found[2] == pytest.approx((4 * p, p, p), rel=1e-4)
+    assert 0 < small < 4 * p  # what stays whole on every rank
+    assert found[3][1:] == pytest.approx((p, p), rel=1e-4)
+
+
+def test_offload_moves_the_state_to_the_host() -> None:
+    words = ["model=bert_mini", "zero.stage=2", "launch.processes=4", "zero.offload_optimizer=true"]
+    row = plan_run(compose(words, planned=True), "H100", 0.4).rows["adamw"].memory
+    assert (row.state, row.master, row.gradients) == (0, 0, 0)
+    assert row.host > 0

@@ -1,0 +1,94 @@
+"""A plan for people: all optimizers side by side, the chosen one in detail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from trainers.planner.plan import Row, RunPlan
+
+_PARTS = {
+    "parameters": "parameters",
+    "gradients": "gradients, kept or summed over micro batches",
+    "master": "float32 copy of the parameters",
+    "state": "optimizer state",
+    "sums": "what the optimizer sums over the ranks",
+    "activations": "activations of one micro batch (estimated)",
+    "communication": "buffers of DeepSpeed while it runs backward",
+    "step": "gradients once more while it updates, instead of the last two",
+    "total": "most at a time",
+    "host": "on the host (offload)",
+}
+
+
+def show(plan: RunPlan, console: Console) -> None:
+    """Print the plan."""
+    for line in _head(plan):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(_side_by_side(plan))
+    console.print(_detail(plan.rows[plan.config.optimizer.name], plan.config.optimizer.name))
+
+
+def _head(plan: RunPlan) -> Iterator[str]:
+    config, work = plan.config, plan.work
+    zero = f"ZeRO {config.zero.stage}{', offload' if config.zero.offload_optimizer else ''}"
+    yield (
+        f"{config.experiment}: {config.model.name}, {plan.num_params / 1e6:,.1f} M parameters, "
+        f"{plan.vocab_size:,} entries of vocabulary"
+    )
+    yield (
+        f"{plan.world_size} GPUs on {config.launch.nodes} node(s), {zero}, {config.runtime.dtype}, "
+        f"batch {config.batch.global_size:,} in micro batches of {config.batch.micro_size}"
+    )
+    yield (
+        f"{work.steps:,} steps, {work.samples:,} samples, {work.tokens / 1e9:,.2f} billion tokens "
+        f"(places, padding included), {work.flops:.2e} FLOPs"
+    )
+    if work.hours is None:
+        yield (
+            f"time: not known; {plan.device} has no peak for {config.runtime.dtype} on record, "
+            "runtime.peak_tflops=... gives one"
+        )
+    else:
+        yield (
+            f"time: {work.hours:,.1f} hours if {plan.mfu:.0%} of the peak of {plan.device} is used "
+            "(an assumption: --mfu)"
+        )
+
+
+def _side_by_side(plan: RunPlan) -> Table:
+    offloads = plan.config.zero.offload_optimizer
+    table = Table(title="per GPU, GB (1e9 bytes)", title_justify="left")
+    table.add_column("optimizer")
+    heads = ["state, whole", "state", "kept", "most at a time", "sent a step"]
+    for head in [*heads, *(["host"] if offloads else [])]:
+        table.add_column(head, justify="right")
+    for name, row in plan.rows.items():
+        memory = row.memory
+        sizes = [row.state_bytes, memory.state, memory.kept, memory.total, row.communication.total]
+        cells = [_gb(size) for size in [*sizes, *([memory.host] if offloads else [])]]
+        style = "bold" if name == plan.config.optimizer.name else None
+        table.add_row(name, *cells, style=style)
+    return table
+
+
+def _detail(row: Row, name: str) -> Table:
+    table = Table(title=f"{name} in detail", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    sizes = row.memory.as_dict()
+    for part, words in _PARTS.items():
+        if sizes[part] or part == "total":
+            table.add_row(
+                words, f"{_gb(sizes[part])} GB", style="bold" if part == "total" else None
+            )
+    table.add_section()
+    for part, size in row.communication.as_dict().items():
+        table.add_row(f"sent in a step: {part}", f"{_gb(size)} GB")
+    return table
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:,.3f}"
