@@ -35,13 +35,12 @@ FLOORS = [
         "trainers.pretrained",
         "trainers.objectives",
         "trainers.data",
-        "trainers.curves",
     ],
     ["trainers.run"],
-    ["trainers.report", "trainers.build"],
+    ["trainers.reports", "trainers.build"],
     ["trainers.run.loop", "trainers.finished"],
     ["trainers.pretrain", "trainers.export", "trainers.judge", "trainers.checkpoint_command"],
-    ["trainers.prepare"],
+    ["trainers.prepare", "trainers.report"],
 ]
 
 

@@ -179,13 +179,13 @@ def train_step(
 
 
 def _tell_results(folder: RunFolder, start: int, steps: int) -> None:
-    from trainers import report  # plots are of no use to the other ranks
+    from trainers.reports import single  # plots are of no use to the other ranks
 
     if start >= steps and (folder.path / "report" / "summary.md").exists():
         tell(f"already complete: {start} steps in {folder.path}")
         return
-    page = report.write_report(folder.path)
-    results = report.results(list(read(folder.path / FILE_NAME)))
+    page = single.write_report(folder.path)
+    results = single.results(list(read(folder.path / FILE_NAME)))
     tell(*(f"{name:>40}  {value}" for name, value in {**results, "report": page}.items()))
 
 
