@@ -55,7 +55,7 @@ def is_measured(section: Section, name: str) -> bool:
 def draw_bars(section: Section, name: str, theme: Theme) -> Picture:
     """A bar for each group from zero to its mean, with lowest and highest."""
     title, measure = BARS[name]
-    found = [(group, measure(group)) for group in section.groups]
+    found = [(group, measure(group)) for group in section.drawn]
     with rc_context(rc(theme)):
         size = (SIZE[0], 0.9 + 0.36 * len(found))
         picture = Picture(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))

@@ -71,8 +71,8 @@ def color_of(group: Group, theme: Theme) -> str:
 
 
 def _ours(section: Section, metric: str, theme: Theme, as_fraction: bool) -> Iterator[Line]:
-    for group in section.groups:
-        color, marker = color_of(group, theme), MARKERS[group.place % len(MARKERS)]
+    for group in section.drawn:
+        color, marker = color_of(group, theme), MARKERS.get(group.optimizer, "o")
         several = [s for run in group.repetitions if (s := Series.of(run.rows, metric))]
         if band := Band.of(several):
             x = band.steps / group.runs[0].steps if as_fraction else band.steps
@@ -148,7 +148,7 @@ def _scale_y(
 
 
 def _label(axes: Axes, lines: Sequence[Line], form: Callable[[float], str]) -> None:
-    """Each line's name and last value at the right edge, as high as its end, apart from the others."""
+    """Each line's name and last value at the right edge, as high as its end, if there is room."""
     heights = [
         float(axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1])
         for x, y in ((line.x[-1], line.y[-1]) for line in lines)
@@ -169,7 +169,7 @@ def _label(axes: Axes, lines: Sequence[Line], form: Callable[[float], str]) -> N
 
 
 def spread_out(heights: Sequence[float], gap: float) -> list[float]:
-    """`heights` moved as little as it takes to be `gap` apart, their order kept."""
+    """`heights` moved as little as it takes to be `gap` apart inside [0, 1], their order kept."""
     order = np.argsort(heights, kind="stable")
     # Blocks of neighbours that touch: (sum of wished first places, number in the block)
     blocks: list[tuple[float, int]] = []
@@ -182,6 +182,10 @@ def spread_out(heights: Sequence[float], gap: float) -> list[float]:
     placed: list[float] = []
     for block in blocks:
         placed += [_first(block) + turn * gap for turn in range(block[1])]
+    # Not below the axis, where its numbers stand, nor above it, as long as there is room
+    most = len(placed) - 1
+    placed = [max(place, turn * gap) for turn, place in enumerate(placed)]
+    placed = [min(place, max(1.0, most * gap) - (most - i) * gap) for i, place in enumerate(placed)]
     found = [0.0] * len(heights)
     for index, place in zip(order, placed, strict=True):
         found[index] = place

@@ -1,10 +1,11 @@
 """Runs sorted: sections can be compared, groups are one setting, in a group seeds repeat it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainers.reports.runs import Run
+from trainers.reports.spread import Spread, last
 from trainers.reports.style import OPTIMIZERS
 
 # What a held-out number is a number of: runs that differ here share no picture.
@@ -14,6 +15,7 @@ _IDLE = (
     *("run", "logging", "checkpoint", "launch", "eval.every", "train.log_every", "experiment"),
     *("data.cache_dir", "data.workers", "runtime.timeout_seconds", "runtime.grace_seconds"),
 )
+MOST_DRAWN = 8
 # Each optimizer has its own, so a difference between optimizers is no news.
 _TUNED = ("optimizer", "schedule")
 
@@ -42,6 +44,27 @@ class Section:
     groups: tuple[Group, ...]
 
     @property
+    def drawn(self) -> tuple[Group, ...]:
+        """The groups that pictures show: all, or where these are too many, no sweep of lr.
+
+        Of groups that differ in their learning rate alone it is the one with the most repetitions,
+        and among equals that with the lowest held-out loss.
+        """
+        if len(self.groups) <= MOST_DRAWN:
+            return self.groups
+        best: dict[str, Group] = {}
+        for group in self.groups:
+            apart = _without(group.settings, ("optimizer.lr",))
+            before = best.setdefault(repr(sorted(apart.items())), group)
+            if _worth(group) > _worth(before):
+                best[repr(sorted(apart.items()))] = group
+        kept = list(best.values())
+        return tuple(
+            replace(group, place=sum(one.optimizer == group.optimizer for one in kept[:index]))
+            for index, group in enumerate(kept)
+        )
+
+    @property
     def runs(self) -> tuple[Run, ...]:
         return tuple(run for group in self.groups for run in group.runs)
 
@@ -58,6 +81,11 @@ def differing(settings: Iterable[dict[str, Any]]) -> list[str]:
     several = list(settings)
     keys = dict.fromkeys(key for one in several for key in one)
     return [key for key in keys if len({repr(one.get(key)) for one in several}) > 1]
+
+
+def _worth(group: Group) -> tuple[int, float]:
+    loss = Spread.of(last(group.repetitions, "eval/loss"))
+    return len(group.repetitions), -loss.mean if loss else float("-inf")
 
 
 def _groups(runs: Sequence[Run]) -> tuple[Group, ...]:

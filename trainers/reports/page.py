@@ -1,4 +1,4 @@
-"""One page for several runs: an HTML file that needs nothing beside it, and PNGs of its pictures."""
+"""One page for several runs: an HTML file that needs nothing beside it, and its pictures."""
 
 import io
 from base64 import b64encode
@@ -107,6 +107,7 @@ def _section(section: Section, index: int, paper: Figure | None) -> dict[str, An
         "settings": tables.settings_table(section),
         "runs": tables.runs_table(section),
         "starts": [(run.name, tables.starts_table(run)) for run in runs if run.starts],
+        "ledger": tables.ledger_table(section),
         "ledgers": list(_ledgers(section.groups)),
         "fidelity": _fidelity(runs),
         "paper": beside,
@@ -141,8 +142,8 @@ def _shown(name: str, words: str, draw: Callable[..., Picture]) -> Shown:
 def _ledgers(groups: Sequence[Group]) -> Iterator[tuple[str, tables.Table]]:
     for group in groups:
         ledger = next((run.ledger for run in group.runs if run.ledger), None)
-        if ledger is not None:
-            yield group.label, tables.ledger_table(ledger)
+        if ledger is not None and ledger["params"]:
+            yield group.label, tables.shapes_table(ledger)
 
 
 def _fidelity(runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -13,9 +13,9 @@ from trainers.errors import DataError
 from trainers.redact import redact, redact_text
 from trainers.reports.series import Row
 from trainers.run import metrics
-from trainers.run.folder import SETTINGS_FILE, read_starts
+from trainers.run.folder import LEDGER_FILE, PROVENANCE_FILE, SETTINGS_FILE, read_starts
 
-LEDGER_FILE, FIDELITY_FILE = "ledger.json", "fidelity.md"
+FIDELITY_FILE = "fidelity.md"
 # A number that is none ends a run's worth as a repetition.
 _WATCHED = ("train/loss", "eval/loss")
 
@@ -87,7 +87,7 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
 def _below(top: Path) -> Iterator[Path]:
     for folder, inside, files in os.walk(top):
         inside.sort()
-        if metrics.FILE_NAME in files or {SETTINGS_FILE, "provenance.json"} <= set(files):
+        if metrics.FILE_NAME in files or {SETTINGS_FILE, PROVENANCE_FILE} <= set(files):
             inside.clear()  # a run holds no other run
             yield Path(folder)
 

@@ -13,8 +13,7 @@ OPTIMIZERS = {
     "lamb": "LAMB",
     "sm3": "SM3",
 }
-# One after the other for settings of the same optimizer; the optimizer itself has the colour.
-MARKERS = "osD^vP"
+MARKERS = {"came": "o", "adamw": "s", "adafactor": "D", "lamb": "^", "sm3": "v"}
 
 
 @dataclass(frozen=True)

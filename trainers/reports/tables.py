@@ -137,8 +137,22 @@ def starts_table(run: Run) -> Table:
     return Table(("command", "versions"), rows)
 
 
-def ledger_table(ledger: dict[str, Any]) -> Table:
-    """Parameters of one shape and rule together, largest state first, and their sum."""
+def ledger_table(section: Section) -> Table:
+    """The sums of each group's ledger."""
+    rows = []
+    for group in section.groups:
+        ledger = next((run.ledger for run in group.runs if run.ledger), None)
+        if ledger is not None:
+            numbers, state = ledger["num_params"], ledger["state_bytes"]
+            sums = (numbers, state, ledger["replicated_bytes"])
+            each = f"{state / numbers:.3f}" if numbers else _NONE
+            rows.append((group.label, *(f"{size:,}" for size in sums), each))
+    head = ("", "numbers trained", "bytes of state", "of these on every rank", "bytes a number")
+    return Table(head, rows, frozenset(range(1, len(head))))
+
+
+def shapes_table(ledger: dict[str, Any]) -> Table:
+    """Parameters of one shape and rule together, largest state first."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in ledger["params"]:
         shape = " x ".join(str(size) for size in row["shape"]) or "scalar"
@@ -148,7 +162,6 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
         (shape, rule, f"{len(params):,}", f"{_bytes(params):,}")
         for (shape, rule), params in several
     ]
-    rows.append(("all", "", f"{len(ledger['params']):,}", f"{ledger['state_bytes']:,}"))
     return Table(("shape", "rule", "parameters", "bytes of state"), rows, frozenset({2, 3}))
 
 
@@ -159,6 +172,11 @@ def _bytes(params: Sequence[dict[str, Any]]) -> int:
 def notes(section: Section) -> list[str]:
     """What a reader must know before believing a mean."""
     found = []
+    if len(section.drawn) < len(section.groups):
+        found.append(
+            f"pictures show {len(section.drawn)} of {len(section.groups)} settings: where only the "
+            "learning rate differs, that with the most runs, among equals the lowest loss"
+        )
     for group in section.groups:
         flawed = [f"{run.name}: {run.flaw}" for run in group.runs if run.flaw]
         if flawed:
