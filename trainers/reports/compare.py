@@ -104,6 +104,7 @@ def _draw(axes: Axes, line: Line) -> None:
         linewidth=line.weight,
         marker=marker,
         markersize=3.6,
+        clip_on=False,
     )
 
 
@@ -164,7 +165,10 @@ def _label(axes: Axes, lines: Sequence[Line], form: Callable[[float], str]) -> N
             fontsize=8.5,
             color=line.color,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": line.color, "linewidth": 0.6, "shrinkA": 0},
+            arrowprops={
+                **{"arrowstyle": "-", "color": line.color, "linewidth": 0.6},
+                **{"shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)},
+            },
         )
 
 

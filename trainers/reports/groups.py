@@ -73,7 +73,10 @@ def sort_runs(runs: Sequence[Run]) -> list[Section]:
     """Sections in the order of the runs, groups in that of the optimizers."""
     asked = _together(runs, lambda run: _chosen(run.settings, _ASKED, without=_IDLE))
     between = differing([_chosen(some[0].settings, _ASKED, without=_IDLE) for some in asked])
-    return [Section(_title(some[0], between), _groups(some)) for some in asked]
+    titles = [_title(some[0]) for some in asked]
+    if len(set(titles)) < len(titles):
+        titles = [_title(some[0], between) for some in asked]
+    return [Section(title, _groups(some)) for title, some in zip(titles, asked, strict=True)]
 
 
 def differing(settings: Iterable[dict[str, Any]]) -> list[str]:
@@ -121,16 +124,15 @@ def _short(key: str) -> str:
     return _WORDS.get(key, key)
 
 
-def _title(run: Run, between: Sequence[str]) -> str:
+def _title(run: Run, keys: Sequence[str] = ()) -> str:
     told = ["model.name", "objective.name", "data.name"]
     parts = [str(run.settings[key]) for key in told if key in run.settings]
     if length := run.settings.get("objective.sequence_length"):
         parts.append(f"length {length}")
         told.append("objective.sequence_length")
-    # With settings of the same model told by its name alone
-    names = {key.partition(".")[0] for key in between if key in told}
-    rest = [key for key in between if key not in told and key.partition(".")[0] not in names]
-    return ", ".join([*parts, *(f"{key} {run.settings.get(key)}" for key in rest)])
+    return ", ".join(
+        [*parts, *(f"{_short(key)} {run.settings.get(key)}" for key in keys if key not in told)]
+    )
 
 
 def _together(runs: Sequence[Run], key: Any) -> list[list[Run]]:
