@@ -121,7 +121,7 @@ def _read(folder: Path, name: str) -> Run:
         settings=redact(settings),
         rows=rows,
         starts=tuple(redact(read_starts(folder))),
-        ledger=_ledger(ledger) if ledger else None,
+        ledger=read_ledger(ledger) if ledger else None,
         fidelity=redact_text(fidelity) if fidelity else None,
     )
 
@@ -142,8 +142,8 @@ def _rows(path: Path) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _ledger(text: str) -> dict[str, Any]:
-    """As `came.Ledger.as_dict` wrote it."""
+def read_ledger(text: str) -> dict[str, Any]:
+    """As `came.Ledger.as_dict` wrote it, or its sums alone. Raises ValueError."""
     found = json.loads(text)
     try:
         sizes = [found["state_bytes"], found["num_params"], found["replicated_bytes"]]

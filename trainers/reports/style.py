@@ -72,6 +72,7 @@ def rc(theme: Theme) -> dict[str, Any]:
         "axes.facecolor": theme.paper,
         "savefig.facecolor": theme.paper,
         "text.color": theme.ink,
+        "text.parse_math": False,  # a dollar in a name is a dollar
         "axes.labelcolor": theme.middle,
         "axes.edgecolor": theme.middle,
         "axes.linewidth": 0.6,
