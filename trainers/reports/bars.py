@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from trainers.reports.compare import SIZE, color_of
+from trainers.reports.compare import SIZE, color_of, two_lines
 from trainers.reports.groups import Group, Section
 from trainers.reports.spread import Spread, last, middle
 from trainers.reports.style import Theme, rc
@@ -79,7 +79,7 @@ def _draw(
             axes.errorbar(spread.mean, place, xerr=ends, color=theme.ink, linewidth=1, capsize=2)
         words = f"  {in_units(name, spread.mean)}"
         axes.text(spread.high, place, words, va="center", color=theme.ink, fontsize=8.5)
-    axes.set_yticks(range(len(found)), [group.label for group, _ in found])
+    axes.set_yticks(range(len(found)), [two_lines(group.label) for group, _ in found])
     axes.tick_params(axis="y", labelcolor=theme.ink)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * top or 1)

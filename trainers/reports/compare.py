@@ -15,12 +15,13 @@ from trainers.reports.groups import Group, Section
 from trainers.reports.paper import PAPER_NAMES, Figure
 from trainers.reports.series import GUESSED, Series
 from trainers.reports.spread import Band, last
-from trainers.reports.style import MARKERS, Theme, rc
+from trainers.reports.style import MARKERS, OPTIMIZERS, Theme, rc
 
-SIZE = (5.6, 3.9)  # inches: wide enough for a column of a page, and legible on a telephone
+SIZE = (4.8, 3.4)  # inches: wide enough for a column of a page, and legible on a telephone
 _COMMONEST = "eval/commonest_token_accuracy"
 # Beyond this ratio of lengths the shorter run would be a dot: steps are drawn on a log scale.
 _LONGER = 5
+_WIDEST = 28  # letters of a line of a label
 _DASHES, _DOTS = (0, (4, 2)), (0, (1, 2))
 
 
@@ -37,6 +38,7 @@ class Line:
     marker: str | None = None
     style: tuple[int, tuple[int, ...]] | str = "-"
     weight: float = 1.8
+    ink: str | None = None  # of the label, where the line is too pale for letters
 
 
 def metrics_of(section: Section) -> list[str]:
@@ -65,31 +67,40 @@ def draw_curves(
 
 def color_of(group: Group, theme: Theme) -> str:
     """The optimizer's colour, paler for each further group of it."""
-    share = 1 - 0.6**group.place
+    share = min(0.2 * group.place, 0.6)
     here, there = np.array(to_rgb(theme.of(group.optimizer))), np.array(to_rgb(theme.paper))
-    return to_hex(here + (there - here) * min(share, 0.7))
+    return to_hex(here + (there - here) * share)
+
+
+def marker_of(group: Group) -> str:
+    """The optimizer's marker, another for each further group of it."""
+    kinds = list(OPTIMIZERS)
+    first = kinds.index(group.optimizer) if group.optimizer in kinds else 0
+    return MARKERS[(first + group.place) % len(MARKERS)]
 
 
 def _ours(section: Section, metric: str, theme: Theme, as_fraction: bool) -> Iterator[Line]:
     for group in section.drawn:
-        color, marker = color_of(group, theme), MARKERS.get(group.optimizer, "o")
+        color, marker = color_of(group, theme), marker_of(group)
         several = [s for run in group.repetitions if (s := Series.of(run.rows, metric))]
         if band := Band.of(several):
             x = band.steps / group.runs[0].steps if as_fraction else band.steps
             low, high = (band.low, band.high) if band.n > 1 else (None, None)
             shown = marker if band.steps.size <= 40 else None
-            yield Line(group.label, color, x, band.mean, low, high, shown)
+            yield Line(
+                group.label, color, x, band.mean, low, high, shown, ink=theme.of(group.optimizer)
+            )
         for run in group.runs:
             if run.flaw is not None and (series := Series.of(run.rows, metric)):
                 x = series.steps / run.steps if as_fraction else series.steps
-                label = f"{group.label}, unfinished"
+                label = f"unfinished {group.label}"
                 yield Line(label, color, x, series.values, style=_DOTS, weight=1.3)
 
 
 def _papers(paper: Figure, theme: Theme, as_fraction: bool) -> Iterator[Line]:
     for optimizer, series in paper.curves.items():
         x = series.steps / paper.steps if as_fraction else series.steps
-        label = f"{PAPER_NAMES[optimizer]}, paper"
+        label = f"paper: {PAPER_NAMES[optimizer]}"
         yield Line(label, theme.of(optimizer), x, series.values, style=_DASHES, weight=1.4)
 
 
@@ -148,22 +159,36 @@ def _scale_y(
     axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
+def two_lines(label: str, value: str = "") -> str:
+    """A label for a picture: the name and a value, and below what else tells it from others."""
+    name, _, rest = label.partition(", ")
+    lines = [f"{_cut(name)}  {value}".rstrip(), _cut(rest)]
+    return "\n".join(line for line in lines if line)
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= _WIDEST else f"{words[: _WIDEST - 3]}..."
+
+
 def _label(axes: Axes, lines: Sequence[Line], form: Callable[[float], str]) -> None:
     """Each line's name and last value at the right edge, as high as its end, if there is room."""
     heights = [
         float(axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1])
         for x, y in ((line.x[-1], line.y[-1]) for line in lines)
     ]
-    for line, height, end in zip(lines, spread_out(heights, 0.062), heights, strict=True):
+    labels = [two_lines(line.label, form(line.y[-1])) for line in lines]
+    places = spread_out(heights, [0.115 if "\n" in label else 0.065 for label in labels])
+    for line, label, height, end in zip(lines, labels, places, heights, strict=True):
         axes.annotate(
-            f"{line.label}  {form(line.y[-1])}",
+            label,
             (1, end),
             xytext=(1.035, height),
             xycoords="axes fraction",
             textcoords="axes fraction",
             va="center",
-            fontsize=8.5,
-            color=line.color,
+            fontsize=8,
+            linespacing=1.1,
+            color=line.ink or line.color,
             annotation_clip=False,
             arrowprops={
                 **{"arrowstyle": "-", "color": line.color, "linewidth": 0.6},
@@ -172,29 +197,21 @@ def _label(axes: Axes, lines: Sequence[Line], form: Callable[[float], str]) -> N
         )
 
 
-def spread_out(heights: Sequence[float], gap: float) -> list[float]:
-    """`heights` moved as little as it takes to be `gap` apart inside [0, 1], their order kept."""
+def spread_out(heights: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """`heights` moved as little as it takes for labels so high not to touch, their order kept.
+
+    They stay inside [0, 1] while there is room. By squares that is isotonic regression: less what
+    lies below it, no label wishes to be lower than the one before.
+    """
     order = np.argsort(heights, kind="stable")
-    # Blocks of neighbours that touch: (sum of wished first places, number in the block)
-    blocks: list[tuple[float, int]] = []
-    for index in order:
-        blocks.append((heights[index], 1))
-        while len(blocks) > 1 and _first(blocks[-2]) + blocks[-2][1] * gap > _first(blocks[-1]):
-            total, count = blocks.pop()
-            before, number = blocks.pop()
-            blocks.append((before + total - count * number * gap, number + count))
-    placed: list[float] = []
-    for block in blocks:
-        placed += [_first(block) + turn * gap for turn in range(block[1])]
-    # Not below the axis, where its numbers stand, nor above it, as long as there is room
-    most = len(placed) - 1
-    placed = [max(place, turn * gap) for turn, place in enumerate(placed)]
-    placed = [min(place, max(1.0, most * gap) - (most - i) * gap) for i, place in enumerate(placed)]
-    found = [0.0] * len(heights)
-    for index, place in zip(order, placed, strict=True):
-        found[index] = place
-    return found
-
-
-def _first(block: tuple[float, int]) -> float:
-    return block[0] / block[1]
+    high = np.array(sizes)[order]
+    below = np.concatenate([[0.0], np.cumsum((high[:-1] + high[1:]) / 2)])
+    blocks: list[list[float]] = []  # neighbours that touch
+    for wish in np.array(heights)[order] - below:
+        blocks.append([wish])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    placed = np.concatenate([np.full(len(block), np.mean(block)) for block in blocks])
+    found = np.empty(len(order))
+    found[order] = np.clip(placed, 0, max(0.0, 1 - below[-1])) + below
+    return [float(place) for place in found]

@@ -23,7 +23,7 @@ from trainers.reports.series import GUESSED
 from trainers.reports.style import DARK, LIGHT, THEMES
 
 PAGE_FILE = "index.html"
-_DPI = 200  # two dots for each of a page's
+_DPI = 220  # two dots for each of a page's
 
 
 @dataclass(frozen=True)

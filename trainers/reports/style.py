@@ -13,7 +13,7 @@ OPTIMIZERS = {
     "lamb": "LAMB",
     "sm3": "SM3",
 }
-MARKERS = {"came": "o", "adamw": "s", "adafactor": "D", "lamb": "^", "sm3": "v"}
+MARKERS = "osD^v"  # in their order
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.trainers.reports.run_folders import write_run
 from trainers.reports.bars import draw_bars, in_units
-from trainers.reports.compare import color_of, draw_curves, metrics_of, spread_out
+from trainers.reports.compare import color_of, draw_curves, metrics_of, spread_out, two_lines
 from trainers.reports.groups import Section, sort_runs
 from trainers.reports.paper import paper_figure
 from trainers.reports.runs import read_runs
@@ -36,7 +36,7 @@ def test_mean_band_and_the_run_that_was_stopped(section: Section) -> None:
     assert (band.get_paths()[0].vertices[:, 1].min(), band.get_alpha()) == (4.0, 0.2)
     assert lamb.get_xdata().tolist() == [10, 20] and lamb.get_linestyle() != "-"
     texts = [text.get_text() for text in axes.texts]
-    assert texts == ["CAME  4.50", "LAMB, unfinished  5.69"]
+    assert texts == ["CAME  4.50", "unfinished LAMB  5.69"]
 
 
 @pytest.mark.parametrize(("family", "task"), [("gpt2", "lm"), ("llama", "lm"), ("t5", "span")])
@@ -68,20 +68,30 @@ def test_the_paper_beside_it(section: Section, as_fraction: bool, end: int, scal
     assert theirs.get_xdata()[-1] == end and theirs.get_linestyle() == "--"
     assert theirs.get_color() == axes.lines[0].get_color() == LIGHT.of("came")
     assert axes.get_xscale() == scale and axes.get_ylim()[0] == 0
-    assert "LAMB, paper  68.9%" in [text.get_text() for text in axes.texts]
+    assert "paper: LAMB  68.9%" in [text.get_text() for text in axes.texts]
 
 
-@pytest.mark.parametrize("gap", [0.05, 0.1])
-def test_labels_are_apart_and_in_order(gap: float) -> None:
+def test_labels_are_apart_and_in_order() -> None:
     generator = np.random.default_rng(0)
     for count in (1, 2, 5, 9):
-        heights = generator.uniform(0, 0.4, count).tolist()
-        placed = spread_out(heights, gap)
-        assert np.array_equal(np.argsort(placed), np.argsort(heights))
-        assert all(np.diff(sorted(placed)) > gap - 1e-9)
-        assert min(placed) > -1e-9 and max(placed) < 1 + 1e-9
-    assert spread_out([0.2, 0.8], gap) == [0.2, 0.8], "what is apart stays"
-    assert spread_out([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+        heights, sizes = generator.uniform(0, 0.4, count), generator.uniform(0.05, 0.1, count)
+        placed = np.array(spread_out(heights.tolist(), sizes.tolist()))
+        order = np.argsort(heights)
+        assert np.array_equal(np.argsort(placed), order)
+        needed = (sizes[order][1:] + sizes[order][:-1]) / 2
+        assert np.all(np.diff(placed[order]) > needed - 1e-9)
+        assert placed.min() > -1e-9 and placed.max() < 1 + 1e-9
+    assert spread_out([0.2, 0.8], [0.1, 0.1]) == [0.2, 0.8], "what is apart stays"
+    assert spread_out([0.5, 0.5], [0.1, 0.1]) == pytest.approx([0.45, 0.55])
+    assert spread_out([0.0, 0.0], [0.1, 0.2]) == pytest.approx([0.0, 0.15])
+    crowded = spread_out([0.5] * 30, [0.1] * 30)
+    assert np.diff(crowded) == pytest.approx(0.1), "too many for the height still do not touch"
+
+
+def test_a_label_has_two_short_lines() -> None:
+    assert two_lines("CAME", "4.50") == "CAME  4.50"
+    assert two_lines("CAME, lr 0.1, batch 32", "1.0%") == "CAME  1.0%\nlr 0.1, batch 32"
+    assert max(map(len, two_lines(f"{'x' * 99}, {'y' * 99}").split("\n"))) <= 28
 
 
 def test_a_second_setting_of_an_optimizer_is_paler(tmp_path: Path) -> None:

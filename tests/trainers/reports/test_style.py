@@ -50,7 +50,7 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
 def test_colours(theme: Theme) -> None:
-    assert theme.optimizers.keys() == OPTIMIZERS.keys() == MARKERS.keys()
+    assert theme.optimizers.keys() == OPTIMIZERS.keys() and len(OPTIMIZERS) <= len(MARKERS)
     for name, matrix in SIGHT.items():
         seen = {key: lab(np.array(matrix) @ linear(c)) for key, c in theme.optimizers.items()}
         for one, other in combinations(seen, 2):
