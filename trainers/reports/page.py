@@ -72,7 +72,7 @@ def write_page(
         num_runs=len(runs),
         num_unfinished=sum(run.flaw is not None for run in runs),
         paper=paper,
-        empty=[path.name for path in empty],
+        empty=[path.resolve().name for path in empty],
         light=LIGHT,
         dark=DARK,
     )

@@ -85,11 +85,20 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _below(top: Path) -> Iterator[Path]:
-    for folder, inside, files in os.walk(top):
-        inside.sort()
+    """Links are followed, each folder is seen once; a run holds no other run."""
+    seen = {top}
+    for folder, inside, files in os.walk(top, followlinks=True, onerror=_fail):
         if metrics.FILE_NAME in files or {SETTINGS_FILE, PROVENANCE_FILE} <= set(files):
-            inside.clear()  # a run holds no other run
-            yield Path(folder)
+            inside.clear()
+            yield Path(folder).resolve()
+        real = {name: (Path(folder) / name).resolve() for name in sorted(inside)}
+        inside[:] = [name for name, path in real.items() if path not in seen]
+        seen |= set(real.values())
+
+
+def _fail(error: OSError) -> None:
+    if not isinstance(error, NotADirectoryError):  # a file among the paths holds no run
+        raise DataError(f"{error.filename} cannot be searched for runs: {error.strerror}")
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

@@ -16,8 +16,13 @@ def test_runs_are_found_once_wherever_they_lie(tmp_path: Path) -> None:
     write_run(first / "checkpoints" / "step-3")  # a run holds no other run
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "config.yaml").write_text("no: run")
+    (tmp_path / "c").symlink_to(deep)
+    (tmp_path / "b" / "circle").symlink_to(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(first)
     found, empty = find_runs([tmp_path, first, tmp_path / "configs"])
-    assert (found, empty) == ([first, deep], [tmp_path / "configs"])
+    assert sorted(found) == [first, deep] and empty == [tmp_path / "configs"]
+    assert find_runs([tmp_path / "elsewhere"]) == ([first], [])
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
