@@ -123,7 +123,8 @@ def _origin(run: Run) -> tuple[str, str, str]:
     device = str(newest.get("device") or _NONE)
     if world := newest.get("world_size"):
         device += f"; {world} rank(s)"
-    return commit, device, str(newest.get("started") or _NONE)
+    started = str(newest.get("started") or _NONE)
+    return commit, device, started[:16].replace("T", " ")  # to the minute
 
 
 def starts_table(run: Run) -> Table:
