@@ -55,7 +55,7 @@ def _draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
         axes.axhline(commonest.last, color=MIDDLE, linewidth=1.3, linestyle=style, label=label)
     highest = max([*accuracy.values, *commonest.values, 0.01])
     axes.set_ylim(0, 1.25 * highest)  # room for the legend above the curve
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     _legend(axes, "upper left")
 
 
