@@ -81,7 +81,7 @@ def _draw(
         axes.text(spread.high, place, words, va="center", color=theme.ink, fontsize=8.5)
     axes.set_yticks(range(len(found)), [two_lines(group.label) for group, _ in found])
     axes.tick_params(axis="y", labelcolor=theme.ink)
-    axes.invert_yaxis()
+    axes.set_ylim(len(found) - 0.5, -0.5)  # a bar without a value keeps its place
     axes.set_xlim(0, 1.25 * top or 1)
     axes.set_xticks([])  # the values stand at the bars
     axes.grid(visible=False)

@@ -59,7 +59,9 @@ def draw_curves(
         axes = picture.add_subplot()
         for line in lines:
             _draw(axes, line)
-        _scale_x(axes, lines, as_fraction)
+        lengths = [group.runs[0].steps for group in section.drawn]
+        lengths += [paper.steps] if paper is not None else []
+        _scale_x(axes, lines, lengths, as_fraction)
         _scale_y(axes, metric, section, lines, theme)
         _label(axes, lines, "{:.1%}".format if metric in GUESSED else "{:.2f}".format)
         return picture
@@ -119,13 +121,14 @@ def _draw(axes: Axes, line: Line) -> None:
     )
 
 
-def _scale_x(axes: Axes, lines: Sequence[Line], as_fraction: bool) -> None:
+def _scale_x(axes: Axes, lines: Sequence[Line], lengths: Sequence[int], as_fraction: bool) -> None:
+    """`lengths` are the steps that whole runs have, whatever came of them."""
     ends = [float(line.x[-1]) for line in lines]
     if as_fraction:
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("share of the run")
-    elif max(ends) > _LONGER * min(ends) and min(ends) > 0:
+    elif max(lengths) > _LONGER * min(lengths) and min(ends) > 0:
         axes.set_xscale("log")
         axes.set_xlim(min(float(line.x[line.x > 0][0]) for line in lines), max(ends))
         axes.xaxis.set_minor_formatter(NullFormatter())

@@ -36,6 +36,7 @@ def test_mean_band_and_the_run_that_was_stopped(section: Section) -> None:
     assert (band.get_paths()[0].vertices[:, 1].min(), band.get_alpha()) == (4.0, 0.2)
     assert lamb.get_xdata().tolist() == [10, 20] and lamb.get_linestyle() != "-"
     texts = [text.get_text() for text in axes.texts]
+    assert axes.get_xscale() == "linear"
     assert texts == ["CAME  4.50", "unfinished LAMB  5.69"]
 
 
@@ -109,6 +110,24 @@ def test_bars(section: Section) -> None:
     assert [text.get_text().strip() for text in axes.texts] == ["750 ms", "250 ms"]
     (axes,) = draw_bars(section, "state", LIGHT).axes
     assert [text.get_text().strip() for text in axes.texts] == ["4.80 kB", "4.80 kB"]
+
+
+def test_a_bar_without_a_value_keeps_its_place(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, name) for name in ("came", "adamw", "sm3")]
+    for folder in (folders[0], folders[2]):
+        (folder / "ledger.json").unlink()
+    (only,) = sort_runs(read_runs(folders))
+    (axes,) = draw_bars(only, "state", LIGHT).axes
+    assert axes.get_ylim() == (2.5, -0.5)
+    texts = [(text.get_text().strip(), text.get_position()[1]) for text in axes.texts]
+    assert texts == [("not recorded", 0), ("4.80 kB", 1), ("not recorded", 2)]
+
+
+def test_a_run_that_was_stopped_early_makes_no_log_scale(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "a", steps=80), write_run(tmp_path / "b", stopped=10, steps=80)]
+    (only,) = sort_runs(read_runs(runs))
+    (axes,) = draw_curves(only, "eval/loss", LIGHT, paper=None, as_fraction=False).axes
+    assert axes.get_xscale() == "linear" and axes.get_xlim() == (0, 80)
 
 
 def test_units() -> None:
