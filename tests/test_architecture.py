@@ -35,15 +35,14 @@ FLOORS = [
         "trainers.pretrained",
         "trainers.objectives",
         "trainers.data",
-        "trainers.curves",
     ],
     ["trainers.run"],
-    ["trainers.report", "trainers.build"],
+    ["trainers.reports", "trainers.build"],
     ["trainers.run.loop", "trainers.finished"],
     ["trainers.planner"],
     ["trainers.plan"],
     ["trainers.pretrain", "trainers.export", "trainers.judge", "trainers.checkpoint_command"],
-    ["trainers.prepare"],
+    ["trainers.prepare", "trainers.report"],
 ]
 
 

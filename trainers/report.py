@@ -1,134 +1,55 @@
-"""The picture and the page of a run: `came-report RUN_DIR` reads metrics.jsonl, writes report/."""
+"""`came-report`: what runs have measured, in pictures and tables.
+
+    came-report runs/quickstart                        the picture and page of one run, inside it
+    came-report runs/ --out comparison/                all runs below a folder, seeds together
+    came-report runs/* --paper bert_large_32k          the paper's digitised curves beside them
+
+Several runs, or one with --out or --paper, are one HTML file that needs nothing beside it.
+"""
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-from matplotlib.ticker import EngFormatter
-
-from trainers import durable
-from trainers.curves import GUESSED, Row, Series, draw, guessed
-from trainers.errors import DataError, RunError, StorageError
-from trainers.run import metrics
-from trainers.run.folder import read_starts
-
-# keys of config.yaml that tell one run from another
-_TOLD = (
-    "experiment model.name data.name optimizer.name optimizer.lr batch.global_size "
-    "objective.sequence_length zero.stage runtime.dtype run.seed"
-)
+from trainers.errors import DataError, RunError
+from trainers.reports.page import write_page
+from trainers.reports.paper import paper_figure
+from trainers.reports.runs import find_runs, read_runs
+from trainers.reports.single import write_report
 
 
-def write_report(run_dir: str | Path) -> Path:
-    """Write report/curves.png and report/summary.md of a run folder; returns the summary's path.
+def write(
+    paths: Sequence[str | Path], *, paper: str | None = None, out: str | Path | None = None
+) -> Path:
+    """Write the report of the runs at and below `paths`; returns the file to open.
 
-    Raises DataError if there are no metrics, StorageError if the report cannot be written.
+    Raises ConfigError for an unknown paper, DataError for runs that cannot be read, StorageError.
     """
-    path = Path(run_dir).resolve()
-    rows = list(metrics.read(path / metrics.FILE_NAME))
-    if not rows:
-        raise DataError(f"{path / metrics.FILE_NAME} has no metrics: is {path} a run folder?")
-    folder = path / "report"
-    picture = io.BytesIO()
-    draw(rows, path.name, _subtitle(path, rows)).savefig(picture, format="png", dpi=150)
-    try:
-        folder.mkdir(exist_ok=True)
-        durable.write_bytes(folder / "curves.png", picture.getvalue())
-        durable.write_text(folder / "summary.md", summarize(path, rows))
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written: {error}") from error
-    return folder / "summary.md"
-
-
-def _subtitle(run_dir: Path, rows: Sequence[Row]) -> str:
-    settings = _settings(run_dir / "config.yaml")
-    parts = [str(settings[key]) for key in ("model.name", "optimizer.name") if key in settings]
-    if "optimizer.lr" in settings:
-        parts.append(f"learning rate {settings['optimizer.lr']:g}")
-    if tokens := Series.of(rows, "tokens"):
-        parts.append(f"{EngFormatter(places=1, sep='')(tokens.last)} tokens")
-    return "   ·   ".join(parts)
-
-
-def summarize(run_dir: Path, rows: Sequence[Row]) -> str:
-    """Markdown: the picture, the results, and what the run was."""
-    tables = [("Result", results(rows)), ("Run", _origin(run_dir))]
-    parts = [f"# {run_dir.name}", "![curves](curves.png)"]
-    for title, lines in tables:
-        body = "\n".join(f"| {name} | {value} |" for name, value in lines.items())
-        parts.append(f"## {title}\n\n| | |\n|---|---|\n{body}")
-    return "\n\n".join(parts) + "\n"
-
-
-def results(rows: Sequence[Row]) -> dict[str, str]:
-    """What a run reached, in words; a metric that was not logged is left out."""
-    formats = {
-        "tokens": ("tokens", "{:,.0f}"),
-        "samples": ("samples", "{:,.0f}"),
-        "eval/loss": ("held-out loss", "{:.4f}"),
-        "eval/perplexity": ("perplexity of a token", "{:,.2f}"),
-        "eval/word_perplexity": ("perplexity of a word", "{:,.2f}"),
-        **{name: (words, "{:.2%}") for name, words in GUESSED.items()},
-        "eval/commonest_token_accuracy": ("always the commonest token", "{:.2%}"),
-        "eval/nsp_accuracy": ("next sentence told right", "{:.2%}"),
-    }
-    found = {"steps": f"{max(row['step'] for row in rows):,}"}
-    for name, (words, form) in formats.items():
-        if series := Series.of(rows, name):
-            found[words] = form.format(series.last)
-    if training := Series.of(rows, "train/loss"):
-        found["training loss, end of the smoothed curve"] = f"{training.smooth().last:.4f}"
-    accuracy = Series.of(rows, guessed(rows))
-    commonest = Series.of(rows, "eval/commonest_token_accuracy")
-    if accuracy and commonest and commonest.last > 0:
-        found["times the commonest token"] = f"{accuracy.last / commonest.last:.2f}"
-    if speed := Series.of(rows, "train/tokens_per_second"):
-        found["tokens per second, median"] = f"{speed.middle:,.0f}"
-    return found
-
-
-def _origin(run_dir: Path) -> dict[str, str]:
-    """Settings and provenance, as far as the run folder has them."""
-    settings = _settings(run_dir / "config.yaml")
-    found = {key: str(settings[key]) for key in _TOLD.split() if key in settings}
-    starts = read_starts(run_dir)
-    if starts:
-        last = starts[-1]
-        for key in ("command", "started", "device", "world_size", "commit"):
-            if last.get(key) is not None:
-                found[key.replace("_", " ")] = f"`{last[key]}`"
-        if last.get("dirty"):
-            found["commit"] += " with changes"
-        versions = last.get("versions", {})
-        found["versions"] = ", ".join(f"{name} {versions[name]}" for name in versions)
-        found["starts"] = str(len(starts))
-    return found
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """config.yaml with dotted keys; empty if it cannot be read."""
-    try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    flat: dict[str, Any] = {}
-    for name, section in sections.items() if isinstance(sections, dict) else ():
-        inner = section if isinstance(section, dict) else {}
-        flat |= {f"{name}.{key}": value for key, value in inner.items()} or {name: section}
-    return flat
+    figure = paper_figure(paper) if paper is not None else None
+    one = Path(paths[0]).resolve() if len(paths) == 1 and figure is None and out is None else None
+    target = Path(out or "report").resolve()
+    folders, empty = find_runs([path for path in paths if Path(path).resolve() != target])
+    if one is not None and folders in ([], [one]):
+        return write_report(one)
+    if not folders:
+        raise DataError(f"there is no run in {', '.join(map(str, paths))}")
+    return write_page(read_runs(folders), target, paper=figure, empty=empty)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `came-report`."""
-    parser = argparse.ArgumentParser("came-report", description=__doc__)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="a folder that came-train wrote")
-    run_dir = parser.parse_args(arguments).run_dir
+    parser = argparse.ArgumentParser(
+        *("came-report", None, __doc__), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        *("runs",), nargs="+", metavar="RUN", help="a run folder, or a folder of run folders"
+    )
+    parser.add_argument("--paper", metavar="NAME", help="draw the paper's curves beside the runs")
+    parser.add_argument("--out", metavar="DIR", help="folder of the page of several runs: report/")
+    given = parser.parse_args(arguments)
     try:
-        print(write_report(run_dir))
+        print(write(given.runs, paper=given.paper, out=given.out))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

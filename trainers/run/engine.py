@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from came import Ledger, bind
+from came import bind
 from came.sharded_optimizer import ShardedOptimizer
 from trainers.config import Config
 from trainers.errors import ConfigError
@@ -73,8 +73,8 @@ def set_batch(engine: Any, size: int, micro_size: int) -> None:
 
 def build_engine(
     config: Config, module: nn.Module, optimizer: torch.optim.Optimizer, world_size: int
-) -> tuple[Any, Ledger | None]:
-    """`module` and `optimizer` inside DeepSpeed, and the ledger of ours.  Every rank must call it.
+) -> tuple[Any, dict[str, Any]]:
+    """`module` and `optimizer` inside DeepSpeed, and the ledger for JSON.  Every rank must call it.
 
     `module` has the dtype of the run.
 
@@ -86,6 +86,7 @@ def build_engine(
     # On a CPU DeepSpeed would compile a shared-memory all-reduce, which gloo does as well. A run
     # that is killed while it compiles or loads it leaves a lock, for which all later runs wait.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    ledger = moments(module, world_size)  # under ZeRO 3 parameters are empty afterwards
     try:
         with _bounded_groups(config.runtime.timeout_seconds):
             engine, *_ = deepspeed.initialize(
@@ -94,12 +95,25 @@ def build_engine(
                 config=deepspeed_config(config, world_size),
                 dist_init_required=False,
             )
-        ledger = bind(engine) if isinstance(optimizer, ShardedOptimizer) else None
+        if isinstance(optimizer, ShardedOptimizer):
+            ledger = bind(engine).as_dict()
     except (dist.DistError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise ConfigError(f"DeepSpeed cannot run this configuration: {error}") from error
     return engine, ledger
+
+
+def moments(module: nn.Module, world_size: int) -> dict[str, Any]:
+    """The sums of the ledger that torch's AdamW would have: two float32 moments of each number."""
+    numbers = sum(param.numel() for param in module.parameters() if param.requires_grad)
+    return {
+        "world_size": world_size,
+        "num_params": numbers,
+        "state_bytes": 2 * torch.float32.itemsize * numbers,
+        "replicated_bytes": 0,
+        "params": [],
+    }
 
 
 @contextmanager

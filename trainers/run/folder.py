@@ -6,6 +6,7 @@
       provenance.json    for each start: versions, commit, device, world size, command line
       tokenizer.json     the vocabulary
       model.json         the architecture, as transformers spells it
+      ledger.json        what the optimizer keeps for each parameter
       metrics.jsonl, checkpoints/, report/, wandb/   written by their own modules
 
 Torch is not imported here: the launcher checks the folder before any rank exists.
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE, TOKENIZER_FILE, MODEL_FILE = "config.yaml", "tokenizer.json", "model.json"
+PROVENANCE_FILE, LEDGER_FILE = "provenance.json", "ledger.json"
 
 _PACKAGES = (
     *("came-pretraining", "torch", "deepspeed", "transformers", "tokenizers", "datasets"),
@@ -87,7 +89,7 @@ class RunFolder:
         self.write(SETTINGS_FILE, yaml.safe_dump(settings, sort_keys=False))
         start = provenance(sys.argv, device=device, world_size=world_size)
         starts = [*read_starts(self.path), start]
-        self.write("provenance.json", json.dumps({"starts": starts}, indent=1) + "\n")
+        self.write(PROVENANCE_FILE, json.dumps({"starts": starts}, indent=1) + "\n")
 
     def close(self) -> None:
         """Give the folder up; the lock file stays, because removing it would let two runs in."""
@@ -110,7 +112,7 @@ def check(path: str | Path) -> None:
 def read_starts(path: Path) -> list[dict[str, Any]]:
     """The starts in a run folder's provenance.json, oldest first; none if it cannot be read."""
     try:
-        starts = json.loads((path / "provenance.json").read_text(encoding="utf-8"))["starts"]
+        starts = json.loads((path / PROVENANCE_FILE).read_text(encoding="utf-8"))["starts"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return (

@@ -26,7 +26,7 @@ from trainers.run.evaluate import Evaluator, to_device
 from trainers.run.feed import Feed, Micro
 from trainers.run.finite import Skips, Spikes, contagious, guard
 from trainers.run.fit import fit_micro_batches, told
-from trainers.run.folder import MODEL_FILE, TOKENIZER_FILE, RunFolder
+from trainers.run.folder import LEDGER_FILE, MODEL_FILE, TOKENIZER_FILE, RunFolder
 from trainers.run.meter import Meter
 from trainers.run.metrics import FILE_NAME, Metrics, read
 from trainers.run.peers import lost_peers_named
@@ -69,8 +69,7 @@ def run(config: Config) -> None:
             folder.write(MODEL_FILE, module.model.config.to_json_string())
             if world.rank == 0:
                 tell(device)
-            if ledger is not None:
-                folder.write("ledger.json", json.dumps(ledger.as_dict(), indent=1) + "\n")
+            folder.write(LEDGER_FILE, json.dumps(ledger, indent=1) + "\n")
             with Metrics(folder.path, config, world.rank, resume_step=start) as metrics, saver:
                 train(config, data, engine, world, saver, metrics, start)
         if world.rank == 0:
@@ -179,13 +178,13 @@ def train_step(
 
 
 def _tell_results(folder: RunFolder, start: int, steps: int) -> None:
-    from trainers import report  # plots are of no use to the other ranks
+    from trainers.reports import single  # plots are of no use to the other ranks
 
     if start >= steps and (folder.path / "report" / "summary.md").exists():
         tell(f"already complete: {start} steps in {folder.path}")
         return
-    page = report.write_report(folder.path)
-    results = report.results(list(read(folder.path / FILE_NAME)))
+    page = single.write_report(folder.path)
+    results = single.results(list(read(folder.path / FILE_NAME)))
     tell(*(f"{name:>40}  {value}" for name, value in {**results, "report": page}.items()))
 
 

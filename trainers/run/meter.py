@@ -1,8 +1,11 @@
-"""How fast a run is: seconds per step, tokens, samples, share of the peak, waiting for data."""
+"""How fast a run is: seconds per step, tokens, samples, share of the peak, waiting, and memory."""
 
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 from trainers.run.feed import Counts, Feed
 
@@ -20,13 +23,20 @@ class Meter:
         now = time.perf_counter()
         seconds, found = now - self._since, self._feed.counts - self._before
         self._before, self._since = self._feed.counts, now
-        return metrics(found, seconds, self._peak)
+        return {**metrics(found, seconds, self._peak), "train/peak_memory": peak_memory()}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         begin = time.perf_counter()
         yield
         self._since += time.perf_counter() - begin
+
+
+def peak_memory() -> int:
+    """Bytes that this process has needed at most: of GPU tensors, or on a CPU of everything."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def metrics(found: Counts, seconds: float, peak: float | None) -> dict[str, float]:

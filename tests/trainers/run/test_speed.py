@@ -1,5 +1,7 @@
 """What makes a run faster or smaller does not change what it learns."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,10 @@ from tests.trainers.objectives.test_masked_lm import MODEL
 from trainers.data.masked import MaskedLMBatches
 from trainers.models import build_model
 from trainers.objectives.masked_lm import MaskedLM
+from trainers.reports.runs import read_ledger
+from trainers.run.engine import moments
 from trainers.run.fit import SavedBytes
+from trainers.run.meter import peak_memory
 from trainers.run.speed import checkpoint_activations
 
 
@@ -63,3 +68,23 @@ def test_compiling(batch: dict[str, Tensor]) -> None:
     assert again == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(others, gradients)
     assert [name for name, _ in module.named_parameters()] == names
+
+
+def test_the_ledger_of_adamw_is_what_it_keeps() -> None:
+    module = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4))
+    module[0].bias.requires_grad_(False)  # is not trained, has no moments
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad])
+    module(torch.ones(3, 5)).square().sum().backward()
+    optimizer.step()
+    kept = [value for state in optimizer.state.values() for value in state.values()]
+    ledger = moments(module, 2)
+    assert ledger["state_bytes"] == sum(4 * value.numel() for value in kept if value.dim())
+    assert ledger["num_params"] == 5 * 4 + 4 + 4
+    assert ledger == read_ledger(json.dumps(ledger))
+
+
+def test_peak_memory_grows_with_what_is_used() -> None:
+    before = peak_memory()
+    held = torch.ones(2**20 * 100)  # 400 MB
+    assert peak_memory() >= held.nbytes
+    assert 10**7 < before < 10**11, "bytes"

@@ -1,4 +1,4 @@
-"""The report of a run: the numbers of its metrics, in a picture and a page."""
+"""The report of one run: the numbers of its metrics, in a picture and a page."""
 
 import json
 import math
@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from trainers import report
 from trainers.compose import compose
-from trainers.curves import Series, draw
 from trainers.errors import DataError, StorageError
-from trainers.report import main, results, write_report
+from trainers.report import main
+from trainers.reports.curves import draw
+from trainers.reports.series import Series
+from trainers.reports.single import results, write_report
 from trainers.run.folder import RunFolder
 
 
@@ -145,5 +146,5 @@ def test_a_report_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> N
 
 def test_the_command_prints_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_metrics(tmp_path, rows_of_a_run(3))
-    assert report.main([str(tmp_path)]) == 0
+    assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path.resolve() / "report" / "summary.md")

@@ -1,102 +1,25 @@
 """The picture of a run: loss and accuracy, learning rate and speed, over the steps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-Row = dict[str, Any]
+from trainers.reports.series import GUESSED, Row, Series, guessed
+from trainers.reports.style import LIGHT, rc
 
-BLUE, ORANGE, GREEN, VIOLET = "#2f6db5", "#d9622b", "#2c8a5b", "#7a5aa6"
-# What an accuracy is of: the one of these that a run has measured.
-GUESSED = {
-    "eval/mlm_accuracy": "masked words guessed right",
-    "eval/lm_accuracy": "next tokens guessed right",
-    "eval/span_accuracy": "tokens of spans guessed right",
-}
-
-INK, MIDDLE, PALE = "#22262d", "#7b828d", "#e6e9ed"
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.labelcolor": MIDDLE,
-    "axes.edgecolor": "#b9bec6",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlesize": 10.5,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": PALE,
-    "xtick.color": MIDDLE,
-    "ytick.color": MIDDLE,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "legend.frameon": False,
-    "legend.handlelength": 1.4,
-}
-
-
-@dataclass(frozen=True)
-class Series:
-    """One metric over a run: two equally long 1-D arrays, without the lines that lack it."""
-
-    steps: np.ndarray
-    values: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], name: str) -> "Series":
-        """The metric `name` of metrics.jsonl; empty if no line has it."""
-        found = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        steps, values = zip(*found, strict=True) if found else ((), ())
-        return cls(np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
-
-    def __bool__(self) -> bool:
-        return self.steps.size > 0
-
-    @property
-    def last(self) -> float:
-        """The newest value."""
-        return float(self.values[-1])
-
-    @property
-    def middle(self) -> float:
-        """The median value."""
-        return float(np.median(self.values))
-
-    def smooth(self) -> "Series":
-        """A moving mean over a twentieth of the points.
-
-        Centred, so not shifted; at the start it narrows, because a mean over the first steep fall
-        would hide it; at the end it keeps to the points there are.
-        """
-        size = self.values.size
-        half = size // 40
-        places = np.arange(size)
-        first = np.maximum(places - half, 0)
-        last = np.minimum(places + np.minimum(half, places), size - 1)
-        sums = np.concatenate([[0.0], np.cumsum(self.values)])
-        return Series(self.steps, (sums[last + 1] - sums[first]) / (last + 1 - first))
-
-
-def guessed(rows: Sequence[Row]) -> str:
-    """The accuracy that a run has measured, by name; the first that there is if it has none."""
-    return next((name for name in GUESSED if Series.of(rows, name)), next(iter(GUESSED)))
+# Light alone: README shows it, and a page around it chooses no other.
+_COLORS = LIGHT.optimizers
+BLUE, ORANGE, GREEN, VIOLET = (_COLORS[name] for name in ("came", "adamw", "adafactor", "lamb"))
+INK, MIDDLE = LIGHT.ink, LIGHT.middle
 
 
 def draw(rows: Sequence[Row], title: str, subtitle: str = "") -> Figure:
     """Loss and accuracy above, learning rate and speed below, over the steps."""
-    with rc_context(_STYLE):
+    with rc_context(rc(LIGHT)):
         layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
         figure = Figure(figsize=(10, 6.2), layout=layout)
         figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
@@ -132,7 +55,7 @@ def _draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
         axes.axhline(commonest.last, color=MIDDLE, linewidth=1.3, linestyle=style, label=label)
     highest = max([*accuracy.values, *commonest.values, 0.01])
     axes.set_ylim(0, 1.25 * highest)  # room for the legend above the curve
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     _legend(axes, "upper left")
 
 
