@@ -232,7 +232,7 @@ def _logging(config: Config) -> Iterator[str]:
 def _data(config: Config) -> Iterator[str]:
     data = config.data
     for key, folder in (("run.dir", config.run.dir), ("data.cache_dir", data.cache_dir)):
-        if folder in ("", "null"):
+        if folder in ("", "null") or "://" in folder:
             yield f"{key}={folder} names no folder"
     if data.name in _TEXT_KEYS and not getattr(data, _TEXT_KEYS[data.name]):
         yield _NEEDED[data.name]

@@ -199,6 +199,7 @@ def test_all_problems_are_told_at_once():
         ("checkpoint.keep=1", "checkpoint.keep must be 2 or more, not 1"),
         ("run.dir=", "run.dir= names no folder"),
         ("data.cache_dir=null", "data.cache_dir=null names no folder"),
+        ("run.dir=s3://here/x", "run.dir=s3://here/x names no folder"),
         ("run.dir=${oc.env:HOME}", "run.dir: '${...}' is not read on the command line"),
         ("train.steps=${nope}", "train.steps: '${...}' is not read on the command line"),
         ("_target_=os.system", "unknown key '_target_'"),
