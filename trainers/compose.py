@@ -64,7 +64,7 @@ def compose(
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             tree = hydra_compose("config", [f"{FILES.get(k, k)}={v}" for k, v in names.items()])
-        config = _typed(tree, values, problems)
+        config = _typed(tree, {**_tuned(tree, names), **values}, problems)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:  # in their own words
         text = str(error) or str(error.__cause__)
         raise ConfigError(_message([*problems, text])) from error
@@ -196,8 +196,20 @@ def _parsed(key: str, text: str, problems: list[str]) -> Any:
     return override.value()
 
 
-def _typed(tree: DictConfig, values: dict[str, Any], problems: list[str]) -> Config | None:
+def _tuned(tree: DictConfig, names: Mapping[str, str]) -> dict[str, Any]:
+    """What the experiment has for the optimizer that was chosen, by key; it leaves the tree.
+
+    `tuned: {lamb: {optimizer.lr: 4e-3}}` is as good as optimizer.lr=4e-3 with optimizer=lamb, but
+    weaker than the command line; a file that was chosen there, as schedule=cosine, stays whole.
+    """
     OmegaConf.set_struct(tree, False)
+    tuned = OmegaConf.to_container(OmegaConf.create(tree.pop("tuned", {})))
+    mine = tuned.get(tree.optimizer.name, {}) if isinstance(tuned, dict) else {}
+    whole = names.keys() - {"optimizer"}
+    return {key: value for key, value in mine.items() if key.partition(".")[0] not in whole}
+
+
+def _typed(tree: DictConfig, values: dict[str, Any], problems: list[str]) -> Config | None:
     for key, value in values.items():
         OmegaConf.update(tree, key, value)
     container = OmegaConf.to_container(tree, resolve=True)

@@ -101,10 +101,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    name: Literal["linear", "poly", "cosine", "wsd", "constant"]
+    name: Literal["linear", "poly", "cosine", "wsd", "constant", "inverse_sqrt"]
     warmup_fraction: float  # of train.steps
     warmup_steps: int | None = None  # instead of the fraction
-    final_ratio: float | None = None  # of the peak, after the last step; constant has none
+    final_ratio: float | None = None  # of the peak, after the last step; not of the last two
     power: float | None = None  # poly
     decay_fraction: float | None = None  # wsd: of train.steps, the last ones
 

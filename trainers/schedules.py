@@ -1,6 +1,6 @@
 """The learning rate as a pure function of the step."""
 
-from math import cos, pi
+from math import cos, pi, sqrt
 
 from trainers.config import ScheduleConfig
 
@@ -30,6 +30,8 @@ def _shape(config: ScheduleConfig, step: int, steps: int, warmup: int) -> float:
     match config.name:
         case "constant":
             return 1.0
+        case "inverse_sqrt":
+            return sqrt(warmup / step)
         case "linear":
             return left
         case "poly":

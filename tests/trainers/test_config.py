@@ -15,7 +15,7 @@ from trainers.typed import convert
 from trainers.validate import LIMITS, problems_of
 
 EXPERIMENTS = choices()["experiment"]
-NEEDED = {"bert_large_32k": ["data.path=text"]}  # what a recipe leaves to the person
+NEEDED = {name: ["data.path=text"] for name in EXPERIMENTS if name.startswith("bert_")}  # its text
 FITTING = {  # a recipe whose other parts fit a model or an objective
     "gpt2": ["experiment=quickstart_gpt2"],
     "gpt3": ["experiment=quickstart_gpt2"],
@@ -61,7 +61,8 @@ def test_an_experiment_begins_with_the_command_that_runs_it(experiment):
     [(group, name) for group, names in choices().items() for name in names if name != "folder"],
 )
 def test_every_file_of_the_tree_can_be_chosen(group, name):
-    needed = NEEDED.get(name, []) + FITTING.get(name.partition("_")[0], [])
+    others = FITTING.get(name.partition("_")[0], [])
+    needed = NEEDED.get(name, []) if group == "experiment" else others
     config = compose([f"{group}={name}", *needed], 2)
     chosen = getattr(config, group)
     assert (chosen if group == "experiment" else chosen.name) == name
@@ -72,6 +73,8 @@ def test_every_key_of_the_files_has_a_field_and_a_reader():
         section = "" if file.parent.name in (CONFIGS.name, "experiment") else file.parent.name
         tree = {k: v for k, v in yaml.safe_load(file.read_text()).items() if k != "defaults"}
         flat = {section: tree} if section else tree
+        for values in (flat.pop("tuned", None) or {}).values():
+            flat |= values
         for name, value in flat.items():
             keys = [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
             assert set(keys) <= LEAVES.keys(), file

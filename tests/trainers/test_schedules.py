@@ -16,6 +16,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cosine": {"final_ratio": 0.1},
     "wsd": {"final_ratio": 0.1, "decay_fraction": 0.3},
     "constant": {},
+    "inverse_sqrt": {},
 }
 
 
@@ -50,6 +51,11 @@ def test_poly_is_a_power_of_what_is_left() -> None:
 def test_wsd_is_level_until_the_decay() -> None:
     found = rates("wsd", 0.1, 10, decay_fraction=0.3)
     assert found == pytest.approx([1.0] * 7 + [3 / 4, 2 / 4, 1 / 4])
+
+
+def test_inverse_sqrt_is_that_of_t5_after_its_warm_up() -> None:
+    found = rates("inverse_sqrt", 0.4, 10)
+    assert found[3:] == pytest.approx([np.sqrt(4 / step) for step in range(4, 11)])
 
 
 @pytest.mark.parametrize("name", OPTIONS)

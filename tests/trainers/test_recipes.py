@@ -1,0 +1,115 @@
+"""The experiments: each optimizer has values of its own, and what they are said to cost is so."""
+
+import re
+
+import pytest
+import yaml
+
+from trainers.compose import CONFIGS, choices, compose
+from trainers.config import Config
+from trainers.errors import ConfigError
+from trainers.flops import layer_weights, training_flops
+from trainers.phases import phase_configs, plan
+
+RECIPES = [name for name in choices()["experiment"] if not name.startswith("quickstart")]
+OPTIMIZERS = choices()["optimizer"]
+MFU, PEAK, GPUS = 0.4, 989e12, 8
+
+
+def recipe(*words: str) -> Config:
+    return compose([*words, "data=text", "data.path=text"], GPUS)
+
+
+@pytest.mark.parametrize("experiment", RECIPES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_has_values_of_its_own(experiment: str, optimizer: str) -> None:
+    plain = recipe(f"optimizer={optimizer}", "experiment=quickstart").optimizer
+    tree = yaml.safe_load((CONFIGS / "experiment" / f"{experiment}.yaml").read_text())
+    assert sorted(tree["tuned"]) == OPTIMIZERS and "optimizer" not in tree
+    config = recipe(f"experiment={experiment}", f"optimizer={optimizer}")
+    assert config.optimizer.name == optimizer
+    assert config.optimizer.lr == tree["tuned"][optimizer]["optimizer.lr"] != plain.lr
+    assert recipe(f"experiment={experiment}", f"optimizer={optimizer}", "optimizer.lr=7").optimizer
+
+
+def test_lamb_at_a_large_batch_is_that_of_nvidia() -> None:
+    config = recipe("experiment=bert_large_32k", "optimizer=lamb")
+    schedule = config.schedule
+    assert (config.optimizer.lr, config.train.gradient_clipping) == (4e-3, 1.0)
+    assert (schedule.name, schedule.power, schedule.warmup_fraction) == ("poly", 0.5, 0.2843)
+
+
+def test_the_command_line_is_stronger_than_what_is_tuned() -> None:
+    words = ("experiment=bert_large_32k", "optimizer=lamb", "optimizer.lr=1e-3")
+    config = recipe(*words, "train.gradient_clipping=0", "schedule.power=1")
+    assert (config.optimizer.lr, config.train.gradient_clipping) == (1e-3, 0.0)
+    assert (config.schedule.name, config.schedule.power) == ("poly", 1.0)
+    config = recipe(*words, "schedule=cosine")
+    assert (config.schedule.name, config.schedule.power) == ("cosine", None)
+    assert config.train.gradient_clipping == 1.0  # of no file that was chosen
+
+
+def test_a_value_for_a_key_that_does_not_exist_is_refused(tmp_path, monkeypatch) -> None:
+    import shutil
+
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    file = tmp_path / "configs" / "experiment" / "bert_large_32k.yaml"
+    file.write_text(file.read_text().replace("    optimizer.lr: 4.0e-3", "    optimizer.rl: 1"))
+    monkeypatch.setattr("trainers.compose.CONFIGS", tmp_path / "configs")
+    with pytest.raises(ConfigError, match=r"unknown key 'optimizer.rl'; did you mean"):
+        recipe("experiment=bert_large_32k", "optimizer=lamb")
+
+
+def told(experiment: str) -> tuple[float, float]:
+    """Hours and gigabytes in the comment of an experiment."""
+    line = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().splitlines()[1]
+    found = re.fullmatch(
+        r"# ([\d.]+) hours on 8 H200 at 40 % of their peak, (\d+) GB per GPU: arithmetic, "
+        "not measured.",
+        line,
+    )
+    assert found, line
+    return float(found[1]), float(found[2])
+
+
+def hours(config: Config) -> float:
+    """Of all steps, without evaluation: every sequence as long as it may be, every label there."""
+    total = 0.0
+    phases = phase_configs(config)
+    for stretch in plan(config).stretches:
+        inside, samples = phases[stretch.phase], stretch.begin(stretch.last + 1) - stretch.position
+        length, predictions = inside.objective.sequence_length, inside.objective.max_predictions
+        if inside.model.family == "t5":
+            tokens, labels = samples * (length + 114), samples * 114  # 15 % of 568, in spans of 3
+        else:
+            tokens, labels = samples * length, samples * (predictions or length)
+        total += training_flops(inside, config.data.vocab_size, tokens, {"tokens": labels})
+    return total / (MFU * PEAK * GPUS) / 3600
+
+
+def gigabytes(config: Config) -> float:
+    """Weights, gradients, a share of master and momentum, activations, logits.
+
+    Of activations 34 bytes a token, layer and hidden unit (Korthikanti et al. 2022, without the
+    squares of attention), or 2 where they are computed again, and 34 of the layer at work.
+    """
+    model, phases = config.model, phase_configs(config)
+    layers = layer_weights(model)
+    if model.family == "t5":  # an encoder, and a decoder with a second attention
+        layers = 2 * layers + 4 * model.layers * model.hidden**2
+    numbers = layers + config.data.vocab_size * model.hidden
+    tokens = max(inside.batch.micro_size * inside.objective.sequence_length for inside in phases)
+    layer = 34 * tokens * model.hidden
+    kept = 2 * tokens * model.hidden * model.layers + layer
+    kept = kept if config.runtime.activation_checkpointing else layer * model.layers
+    head = tokens if config.objective.name == "causal_lm" else tokens * 0.16
+    logits = 6 * head * config.data.vocab_size  # bfloat16, and their float32 softmax
+    return (numbers * (2 + 4 + 8 / GPUS) + kept + logits) / 1e9
+
+
+@pytest.mark.parametrize("experiment", RECIPES)
+def test_hours_and_memory_in_the_comments_are_the_arithmetic(experiment: str) -> None:
+    config = recipe(f"experiment={experiment}")
+    said_hours, said_gigabytes = told(experiment)
+    assert said_hours == pytest.approx(hours(config), rel=0.06)
+    assert said_gigabytes == pytest.approx(gigabytes(config), abs=0.6)
