@@ -63,6 +63,12 @@ class FolderInUseError(RunError):
     exit_code = 9
 
 
+class ParityError(RunError):
+    """Sharded training is not what unsharded training is."""
+
+    exit_code = 10
+
+
 class StoppedError(RunError):
     """A signal asked the run to stop, and it did: the same command goes on."""
 

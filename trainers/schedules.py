@@ -8,8 +8,9 @@ from trainers.config import ScheduleConfig
 def learning_rate(config: ScheduleConfig, step: int, steps: int, peak: float) -> float:
     """The rate of step `step` (1 is the first) of `steps`.
 
-    A straight warm-up to `peak`, then the shape of `config.name` down to `final_ratio` of it. The
-    step after the last would have that rate, so that with a ratio of 0 the last one still learns.
+    A straight warm-up to `peak`, then the shape of `config.name` down to `final_ratio` of it, for
+    those that have one. The step after the last would have that rate, so that with a ratio of 0
+    the last one still learns.
     """
     warmup = warmup_steps(config, steps)
     if step <= warmup:

@@ -70,7 +70,7 @@ def test_every_shape_warms_up_peaks_and_never_rises_again(name: str) -> None:
         assert found.max() == found[warmup - 1] == 1.0
         assert (np.diff(found[warmup - 1 :]) <= 0).all()
         assert found[-1] > 0
-        if name != "constant":
+        if name not in ("constant", "inverse_sqrt"):
             beyond = learning_rate(config, steps + 1, steps, 1.0)
             assert beyond == pytest.approx(0.1) and (found[warmup:] > beyond).all()
 
