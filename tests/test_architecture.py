@@ -29,7 +29,7 @@ FLOORS = [
     ["trainers.flops"],
     ["trainers.objective_keys", "trainers.folder_shape", "trainers.failures"],
     ["trainers.validate"],
-    ["trainers.compose"],
+    ["trainers.compose", "trainers.fidelity"],
     [
         "trainers.models",
         "trainers.pretrained",
@@ -37,12 +37,12 @@ FLOORS = [
         "trainers.data",
     ],
     ["trainers.run"],
-    ["trainers.reports", "trainers.build"],
+    ["trainers.reports", "trainers.build", "trainers.model_card"],
     ["trainers.run.loop", "trainers.finished"],
-    ["trainers.planner"],
+    ["trainers.planner", "trainers.checks"],
     ["trainers.plan"],
     ["trainers.pretrain", "trainers.export", "trainers.judge", "trainers.checkpoint_command"],
-    ["trainers.prepare", "trainers.report"],
+    ["trainers.prepare", "trainers.report", "trainers.check"],
 ]
 
 

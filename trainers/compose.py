@@ -47,7 +47,11 @@ def choices() -> dict[str, list[str]]:
 
 
 def compose(
-    overrides: Sequence[str], world_size: int | None = None, *, planned: bool = False
+    overrides: Sequence[str],
+    world_size: int | None = None,
+    *,
+    planned: bool = False,
+    needs_text: bool = True,
 ) -> Config:
     """The configuration of a run, complete: no 0 in it stands for a number to be found later.
 
@@ -55,6 +59,7 @@ def compose(
         overrides: `key=value` words as typed.
         world_size: number of ranks; None = launch.processes, or as many as suit this machine.
         planned: it will not be run here: no data is needed, and there are launch.nodes machines.
+        needs_text: False for who reads none: which text it would be may stay open.
 
     Raises:
         ConfigError: with every problem that was found, one per line.
@@ -73,7 +78,7 @@ def compose(
         if planned:
             world_size = launch.nodes * (launch.gpus_per_node or launch.processes or _GPUS_PER_NODE)
         world_size = world_size or launch.processes or _processes_for(config)
-        problems += problems_of(config, world_size, planned=planned)
+        problems += problems_of(config, world_size, planned=planned, needs_text=needs_text)
     if problems or config is None or world_size is None:
         raise ConfigError(_message(problems))
     return _concrete(config, world_size)

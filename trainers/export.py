@@ -1,7 +1,7 @@
 """A trained model for everybody else: `came-export RUN OUT` writes Hugging Face's format.
 
 OUT gets config.json, model.safetensors and the files of the tokenizer: what `from_pretrained` and
-the pipelines of transformers read. What is tied stays tied.
+the pipelines of transformers read; and README.md, the card of the model. What is tied stays tied.
 """
 
 import argparse
@@ -21,6 +21,10 @@ from trainers.config import Config
 from trainers.data.tokenizer import special_ids
 from trainers.errors import RunError, StorageError
 from trainers.finished import EXPORTED_SETTINGS, Place, read_module, read_settings, read_tokenizer
+from trainers.model_card import model_card
+from trainers.run.manifest import step_of
+
+CARD = "README.md"
 
 
 def export(source: Path, target: Path) -> None:
@@ -39,11 +43,23 @@ def export(source: Path, target: Path) -> None:
         model.save_pretrained(staging)
         for_transformers(tokenizer, config).save_pretrained(staging)
         shutil.copyfile(place.settings, staging / EXPORTED_SETTINGS)
+        _write_card(place, config, staging / CARD)
         os.rename(staging, target)
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_card(place: Place, config: Config, file: Path) -> None:
+    if place.commit is None:  # exported before: what the run folder told stands in its card
+        if (place.folder / CARD).is_file():
+            shutil.copyfile(place.folder / CARD, file)
+        return
+    step = step_of(place.commit)
+    assert step is not None, place.commit
+    card = model_card(config, place.folder, step)
+    file.write_text(card, encoding="utf-8")
 
 
 def for_transformers(tokenizer: Tokenizer, config: Config) -> PreTrainedTokenizerFast:

@@ -71,9 +71,11 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
 }
 
 
-def problems_of(config: Config, world_size: int, *, planned: bool = False) -> list[str]:
+def problems_of(
+    config: Config, world_size: int, *, planned: bool = False, needs_text: bool = True
+) -> list[str]:
     """Every reason why `world_size` ranks cannot run `config`, in words; `planned` reads no data
-    and may be of several machines."""
+    and may be of several machines, and without `needs_text` it may stay open which text it is."""
     return [
         *_limits(config),
         *_phases(config, world_size),
@@ -81,7 +83,7 @@ def problems_of(config: Config, world_size: int, *, planned: bool = False) -> li
         *_schedule(config),
         *_runtime(config),
         *_logging(config),
-        *([] if planned else [*_data(config), *_launch(config)]),
+        *([] if planned else [*_data(config, needs_text), *_launch(config)]),
         *_checkpoint(config),
         *_zero(config),
         *problems_of_block(config.deepspeed),
@@ -229,12 +231,12 @@ def _logging(config: Config) -> Iterator[str]:
         yield f"logging.telemetry needs optimizer=came, not {config.optimizer.name}"
 
 
-def _data(config: Config) -> Iterator[str]:
+def _data(config: Config, needs_text: bool) -> Iterator[str]:
     data = config.data
     for key, folder in (("run.dir", config.run.dir), ("data.cache_dir", data.cache_dir)):
         if folder in ("", "null") or "://" in folder:
             yield f"{key}={folder} names no folder"
-    if data.name in _TEXT_KEYS and not getattr(data, _TEXT_KEYS[data.name]):
+    if needs_text and data.name in _TEXT_KEYS and not getattr(data, _TEXT_KEYS[data.name]):
         yield _NEEDED[data.name]
     for owner, key in _TEXT_KEYS.items():
         if data.name in _TEXT_KEYS and data.name != owner and getattr(data, key):

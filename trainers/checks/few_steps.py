@@ -1,8 +1,7 @@
 """A few steps of a small run, and all that they leave behind: what a rank of the parity gate does.
 
-    <folder>/config.json              what is run
-    <folder>/<name>.safetensors       before/ and after/, whole tensors by key and parameter name
-    <folder>/<name>.json              the losses
+<folder>/config.json              what is run
+<folder>/<name>.safetensors       what `few_steps` gives
 """
 
 import json
@@ -32,7 +31,7 @@ from trainers.schedules import learning_rate
 from trainers.signals import Listener
 from trainers.typed import convert
 
-CONFIG = "config.json"
+CONFIG, SUFFIX = "config.json", ".safetensors"
 
 # What a rank runs: `-m` would look for `trainers` in the folder that the user stands in.
 START = f"""\
@@ -105,7 +104,8 @@ def main() -> None:
         for name in names:
             found = few_steps(config, world, backwards=name == "backwards")
             if world.rank == 0:
-                save_file({k: v.contiguous() for k, v in found.items()}, folder / f"{name}.st")
+                whole = {key: tensor.contiguous() for key, tensor in found.items()}
+                save_file(whole, folder / f"{name}{SUFFIX}")
         leave()
     except (Exception, KeyboardInterrupt) as error:
         code = report(error, rank, verbose=os.environ.get("CAME_TRACEBACK") == "1")

@@ -18,10 +18,41 @@ STEPS = 5
 GLOBAL, MICRO = 16, 2  # samples; powers of two, so that no division rounds
 TEXT = "text.txt"
 
-_WORDS = (
-    "the a wind river stone light house of in on runs falls sings old new grey quick slow and "
-    "bright under over never always ten twelve early morning bird answers bell wooden far"
-).split()
+_WORDS = [
+    "the",
+    "a",
+    "wind",
+    "river",
+    "stone",
+    "light",
+    "house",
+    "of",
+    "in",
+    "on",
+    "runs",
+    "falls",
+    "sings",
+    "old",
+    "new",
+    "grey",
+    "quick",
+    "slow",
+    "and",
+    "bright",
+    "under",
+    "over",
+    "never",
+    "always",
+    "ten",
+    "twelve",
+    "early",
+    "morning",
+    "bird",
+    "answers",
+    "bell",
+    "wooden",
+    "far",
+]
 
 
 def sharded(config: Config, folder: Path) -> Config:

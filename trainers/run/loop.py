@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from came import CAME, telemetry
+from trainers import fidelity
 from trainers.build import build_module, build_optimizer
 from trainers.config import Config
 from trainers.data.random_access import Purpose, hash64
@@ -67,6 +68,8 @@ def run(config: Config) -> None:
             folder.describe(config, device=device, world_size=world.world_size)
             folder.write(TOKENIZER_FILE, data[0].tokenizer.to_str())
             folder.write(MODEL_FILE, module.model.config.to_json_string())
+            if (page := fidelity.markdown(config)) is not None:
+                folder.write(fidelity.FILE_NAME, page)
             if world.rank == 0:
                 tell(device)
             folder.write(LEDGER_FILE, json.dumps(ledger, indent=1) + "\n")

@@ -1,0 +1,92 @@
+"""The README.md of an exported model: what it is, how it was trained, what it reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainers import fidelity
+from trainers.config import Config
+from trainers.redact import redact_text
+from trainers.run import metrics
+from trainers.run.folder import read_starts
+
+_PIPELINES = {
+    "masked_lm": "fill-mask",
+    "causal_lm": "text-generation",
+    "span_corruption": "text2text-generation",
+}
+
+
+def model_card(config: Config, run: Path, step: int) -> str:
+    """Markdown with the front matter of the Hugging Face hub.
+
+    `run` is the run folder, `step` that of the exported checkpoint.
+    """
+    model, objective, optimizer = config.model, config.objective, config.optimizer
+    front = ["---", "library_name: transformers", f"pipeline_tag: {_PIPELINES[objective.name]}"]
+    told: dict[str, object] = {
+        "model": f"{model.name}: {model.family}, {model.layers} layers of {model.hidden}",
+        "objective": f"{objective.name}, {objective.sequence_length} tokens",
+        "data": _data(config),
+        "optimizer": f"{optimizer.name}, learning rate {optimizer.lr:g}, betas {optimizer.betas}",
+        "weight decay": f"{optimizer.weight_decay:g}",
+        "gradient clipping": f"{config.train.gradient_clipping:g}",
+        "schedule": f"{config.schedule.name} over {config.train.steps:,} steps",
+        "batch": f"{config.batch.global_size:,} sequences",
+        "dtype": config.runtime.dtype,
+        "seed": config.run.seed,
+    }
+    told |= {"trained": f"{step:,} steps", **_origin(run)}
+    parts = [
+        "\n".join([*front, "---"]),
+        f"# {run.name}",
+        "Pretrained, and not fine-tuned for any task.",
+        "## Training\n\n" + _table(told),
+    ]
+    if results := _results(run, step):
+        parts.append("## Held-out results\n\n" + _table(results))
+    if page := fidelity.markdown(config):
+        parts.append(page.replace("\n## ", "\n### ").replace("# ", "## ", 1))
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _data(config: Config) -> str:
+    """Its name: where a file lies on a machine is nobody else's business."""
+    data = config.data
+    return data.hub or (Path(data.path).name if data.path else data.name)
+
+
+def _origin(run: Path) -> dict[str, object]:
+    starts = read_starts(run)
+    if not starts:
+        return {}
+    last = starts[-1]
+    versions = ", ".join(f"{name} {number}" for name, number in last.get("versions", {}).items())
+    dirty = " with changes" if last.get("dirty") else ""
+    return {
+        "commit": f"{last.get('commit') or 'not known'}{dirty}",
+        "device": last.get("device", "not known"),
+        "versions": versions,
+    }
+
+
+def _results(run: Path, step: int) -> dict[str, object]:
+    """The last evaluation up to `step`."""
+    found: dict[str, object] = {}
+    for row in metrics.read(run / metrics.FILE_NAME):
+        if row["step"] <= step:
+            evaluated = {k: v for k, v in row.items() if k.startswith("eval/") and v is not None}
+            if evaluated:
+                found = {"step": row["step"]} | {
+                    key: f"{value:.6g}" for key, value in evaluated.items()
+                }
+    return found
+
+
+def _table(rows: dict[str, object]) -> str:
+    lines = [f"| {key} | {_cell(value)} |" for key, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _cell(value: object) -> str:
+    return redact_text(str(value)).replace("|", "\\|").replace("\n", " ")
