@@ -1,5 +1,6 @@
 """What is exported is what was trained, and the tools of transformers take it from there."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from transformers import (
 )
 
 from tests.trainers.finished_run import RECIPES, make_run, save
+from trainers.compose import compose
 from trainers.errors import CheckpointError, DataError, StorageError
 from trainers.export import export, main
+from trainers.model_card import model_card
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -80,6 +83,36 @@ def test_the_tokenizer_speaks_as_in_training(exported) -> None:
     else:
         assert tokenizer.eos_token == "<|endoftext|>"
         assert tokenizer.decode(tokenizer("the river")["input_ids"]) == "the river"
+
+
+def test_a_card_tells_what_the_model_is(exported, tmp_path: Path) -> None:
+    family, run, _, out = exported
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: ")
+    assert "| trained | 3 steps |" in card and "| optimizer | came, learning rate 0.0003" in card
+    assert str(run) not in card  # where it lay is nobody's business
+    export(out, tmp_path / "again")
+    assert (tmp_path / "again" / "README.md").read_text() == card
+
+
+def test_the_card_has_results_and_the_distance_to_the_paper(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    rows = [
+        {"step": 2, "eval/loss": 3.0},
+        {"step": 4, "eval/loss": 2.5},
+        {"step": 6, "train/lr": 1},
+    ]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    start = {"commit": "abc", "dirty": True, "device": "a|b", "versions": {"torch": "2"}}
+    (run / "provenance.json").write_text(json.dumps({"starts": [start]}))
+    config = compose(["experiment=bert_large_32k", "data.path=/home/me/wiki/"], 2)
+    card = model_card(config, run, 5)
+    assert "| step | 4 |\n| eval/loss | 2.5 |" in card
+    assert "| commit | abc with changes |" in card and "| device | a\\|b |" in card
+    assert "\n## Fidelity: bert_large_32k with came, and the paper\n" in card
+    assert "\n### Deviations\n" in card and "| data | wiki |" in card
+    assert "| eval/loss | 3 |" in model_card(config, run, 3)
 
 
 def test_pipelines_work(exported) -> None:

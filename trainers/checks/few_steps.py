@@ -95,6 +95,7 @@ def _all(engine: object) -> dict[str, Tensor]:
 def main() -> None:
     """A rank: the steps of FOLDER/config.json in the process group of its environment."""
     die_with_launcher()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # DeepSpeed talks, and stdout may be JSON
     folder, *names = Path(sys.argv[1]), *sys.argv[2:]
     rank = int(os.environ["RANK"])
     code = 0

@@ -1,7 +1,7 @@
 """Whether a run, made small, learns on two ranks what it learns on one: the parity gate.
 
     one process, nothing sharded     the reference
-    the same, backwards              each step's micro batches in the opposite order: what rounding does
+    the same, backwards              micro batches in the opposite order: what rounding does
     two processes, as configured     must differ from the reference no more than that allows
 
 Both worlds compute the same micro batches, so their gradients begin bit for bit alike, and what

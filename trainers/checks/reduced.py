@@ -18,41 +18,10 @@ STEPS = 5
 GLOBAL, MICRO = 16, 2  # samples; powers of two, so that no division rounds
 TEXT = "text.txt"
 
-_WORDS = [
-    "the",
-    "a",
-    "wind",
-    "river",
-    "stone",
-    "light",
-    "house",
-    "of",
-    "in",
-    "on",
-    "runs",
-    "falls",
-    "sings",
-    "old",
-    "new",
-    "grey",
-    "quick",
-    "slow",
-    "and",
-    "bright",
-    "under",
-    "over",
-    "never",
-    "always",
-    "ten",
-    "twelve",
-    "early",
-    "morning",
-    "bird",
-    "answers",
-    "bell",
-    "wooden",
-    "far",
-]
+_NOUNS = "wind river stone light house bird bell morning letter garden road winter"
+_VERBS = "runs falls sings answers turns waits shines returns"
+_OTHERS = "the a of in on under over old new grey quick slow never always ten twelve far and"
+_WORDS = f"{_NOUNS} {_VERBS} {_OTHERS}".split(" ")
 
 
 def sharded(config: Config, folder: Path) -> Config:
