@@ -57,12 +57,9 @@ def check_parity(config: Config) -> Check:
     for kind, words in (("loss", "losses"), ("param", "parameters"), ("state", "optimizer state")):
         if worst := found.worst(kind):
             lines.append(
-                f"* {words}: at most {worst.value:.1e} apart ({worst.name}), "
-                f"{worst.allowed:.1e} is rounding"
+                f"* {words}: at most {worst.value:.1e} apart, {worst.name} after step "
+                f"{worst.step}; rounding explains {worst.allowed:.1e}"
             )
-    noise = [d.name for d in found.differences if d.is_noise]
-    if noise:
-        lines.append(f"* left out, as rounding alone decides them: {', '.join(sorted(noise))}")
     if wrong := found.first_wrong:
         lines += ["", _refusal(wrong)]
     details = {
@@ -70,14 +67,14 @@ def check_parity(config: Config) -> Check:
         "differences": [asdict(d) | {"fits": d.fits} for d in found.differences],
     }
     text = "\n".join(lines)
-    return Check("Sharded as unsharded", found.fits, text, details, ParityError.exit_code)
+    return Check("Sharded as unsharded", wrong is None, text, details, ParityError.exit_code)
 
 
 def _refusal(wrong: Any) -> str:
     return (
-        f"{wrong.name} differs by {wrong.value:.1e} of its movement, where rounding explains "
-        f"{wrong.allowed:.1e}: on several processes this would be another optimizer. Do not train "
-        "with it; try another zero.stage, and tell us the command."
+        f"{wrong.name} differs by {wrong.value:.1e} after step {wrong.step}, where rounding "
+        f"explains {wrong.allowed:.1e}: on several processes this would be another optimizer. Do not "
+        "train with it; try another zero.stage, and tell us the command."
     )
 
 

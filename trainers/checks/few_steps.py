@@ -1,20 +1,23 @@
-"""A few steps of a small run, and all that they leave behind: what a rank of the parity gate does.
+"""A few steps of a small run, and all that each leaves behind: what a rank of the gate does.
 
-<folder>/config.json              what is run
-<folder>/<name>.safetensors       what `few_steps` gives
+<folder>/config.json        what is run
+<folder>/<step>.safetensors whole tensors by key and parameter name, and the loss; 0 = the start
 """
 
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from came.state import entries, gather
+from came.pieces import Entry
+from came.state import after_load, entries, gather, scatter
 from launch.local import die_with_launcher
 from trainers.build import build_module, build_optimizer
 from trainers.config import Config
@@ -55,12 +58,12 @@ def read_config(folder: Path) -> Config:
     return config
 
 
-def few_steps(config: Config, world: World, *, backwards: bool = False) -> dict[str, Tensor]:
-    """Train all steps of `config`; every rank must call it.
+def few_steps(config: Config, world: World, folder: Path, leader: Path | None) -> None:
+    """Train all steps of `config`, and keep in `folder` what a checkpoint would hold after each.
 
-    Returns whole tensors on every rank: `before/` and `after/` all that a checkpoint would hold, by
-    key and name, and the `losses` of the steps.  `backwards` takes the micro batches of each step
-    in the opposite order: the same sums, rounded otherwise.
+    With a `leader`, the folder of another world, each step begins with the state that the other one
+    had: what is different after it is of this step, and not of what rounding has grown into.
+    Every rank must call it.
     """
     data = open_phases(config)
     module = build_module(config, data[0]).to(world.device, DTYPES[config.runtime.dtype])
@@ -69,44 +72,46 @@ def few_steps(config: Config, world: World, *, backwards: bool = False) -> dict[
     engine, _ = build_engine(config, module, optimizer, world.world_size)
     guard(engine)
     stopping = Stopping(Listener(), world, config.runtime.timeout_seconds)
-    found = {f"before/{name}": tensor for name, tensor in _all(engine).items()}
-    losses = []
+    _keep(engine, world, folder / f"0{SUFFIX}", torch.zeros(1))
     engine.train()
     with Feed(config, data, world, 0) as feed:
         for step in range(1, config.train.steps + 1):
+            if leader is not None:
+                _take(engine, load_file(leader / f"{step - 1}{SUFFIX}"))
             rate = learning_rate(config.schedule, step, config.train.steps, config.optimizer.lr)
-            micros = list(feed.step(step))
-            order = reversed(micros) if backwards else iter(micros)
-            loss = train_step(config, engine, world, order, rate, step, stopping)
+            loss = train_step(config, engine, world, feed.step(step), rate, step, stopping)
             stopping.told()
-            losses.append(world.sum(loss).double().cpu())
-    found |= {f"after/{name}": tensor for name, tensor in _all(engine).items()}
-    return {**found, "losses": torch.stack(losses)}
+            _keep(engine, world, folder / f"{step}{SUFFIX}", world.sum(loss).cpu())
 
 
-def _all(engine: object) -> dict[str, Tensor]:
-    return {
-        f"{entry.key}/{entry.name}": gather(entry)
-        for entry in entries(engine)
-        if entry.key != "buffer"  # nobody trains them
-    }
+def _keep(engine: Any, world: World, file: Path, loss: Tensor) -> None:
+    found = {f"{entry.key}/{entry.name}": gather(entry) for entry in _trained(engine)}
+    if world.rank == 0:
+        whole = {name: tensor.contiguous() for name, tensor in found.items()}
+        save_file({**whole, "loss": loss.reshape(1)}, file)
+
+
+def _take(engine: Any, state: Mapping[str, Tensor]) -> None:
+    for entry in _trained(engine):
+        name = f"{entry.key}/{entry.name}"
+        if name in state:  # a name that the other one lacks is what the comparison will say
+            scatter(entry, state[name])
+    after_load(engine)
+
+
+def _trained(engine: Any) -> list[Entry]:
+    return [entry for entry in entries(engine) if entry.key != "buffer"]
 
 
 def main() -> None:
-    """A rank: the steps of FOLDER/config.json in the process group of its environment."""
+    """A rank: FOLDER [LEADER], in the process group of its environment."""
     die_with_launcher()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # DeepSpeed talks, and stdout may be JSON
-    folder, *names = Path(sys.argv[1]), *sys.argv[2:]
-    rank = int(os.environ["RANK"])
-    code = 0
+    folder, *leaders = map(Path, sys.argv[1:])
+    rank, code = int(os.environ["RANK"]), 0
     try:
         config = read_config(folder)
-        world = join(config.runtime)
-        for name in names:
-            found = few_steps(config, world, backwards=name == "backwards")
-            if world.rank == 0:
-                whole = {key: tensor.contiguous() for key, tensor in found.items()}
-                save_file(whole, folder / f"{name}{SUFFIX}")
+        few_steps(config, join(config.runtime), folder, *leaders or [None])
         leave()
     except (Exception, KeyboardInterrupt) as error:
         code = report(error, rank, verbose=os.environ.get("CAME_TRACEBACK") == "1")
