@@ -73,8 +73,8 @@ def check_parity(config: Config) -> Check:
 def _refusal(wrong: Any) -> str:
     return (
         f"{wrong.name} differs by {wrong.value:.1e} after step {wrong.step}, where rounding "
-        f"explains {wrong.allowed:.1e}: on several processes this would be another optimizer. Do not "
-        "train with it; try another zero.stage, and tell us the command."
+        f"explains {wrong.allowed:.1e}: on several processes this would be another optimizer. Do "
+        "not train with it; try another zero.stage, and tell us the command."
     )
 
 

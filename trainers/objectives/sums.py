@@ -1,7 +1,7 @@
 """What every objective answers: sums over a batch, by task."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +10,14 @@ from torch.nn.functional import cross_entropy
 from trainers.data.batches import IGNORED_LABEL
 
 
-@dataclass
-class Sums:
+class Sums(NamedTuple):
     """Sums over a batch by task ("mlm", "nsp", "lm", "span"), 0-dim float32 tensors: losses in
     nats, and right answers.
 
-    Sums, not means: a micro batch cannot know how many labels the whole batch has.
+    Sums, not means: a micro batch cannot know how many labels the whole batch has.  A tuple,
+    because DeepSpeed looks for tensors in tuples and dictionaries alone: in what it cannot see into
+    it puts no hook, and then its bfloat16 optimizer of stage 1 never clears the gradients of one
+    micro batch before the next, and adds the first of n up n times.
     """
 
     loss: dict[str, Tensor]
