@@ -56,8 +56,10 @@ def sharded(config: Config, folder: Path) -> Config:
 
 def unsharded(config: Config) -> Config:
     """What `sharded` gave, in one process that shards nothing: the same micro batches."""
-    # At stage 0 DeepSpeed would add gradients up in bfloat16.
-    stage = 0 if config.runtime.dtype == "float32" else 1
+    # At stage 0 DeepSpeed would add gradients up in bfloat16; at stage 3 it has a linear layer of
+    # its own, which rounds otherwise, and of gradients that are nothing but rounding all is other.
+    without = 0 if config.runtime.dtype == "float32" else 1
+    stage = 3 if config.zero.stage == 3 else without
     return replace(
         config,
         zero=ZeroConfig(stage=stage, offload_optimizer=False, round_robin_gradients=False),

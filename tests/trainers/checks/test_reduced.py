@@ -37,7 +37,9 @@ def test_what_a_person_has_chosen_stays() -> None:
     assert config.schedule.warmup_steps is None
     assert config.schedule.warmup_fraction == pytest.approx(0.1, abs=1e-3)
     alone = reduced.unsharded(config)
-    assert (alone.zero.stage, alone.zero.offload_optimizer) == (1, False)  # bfloat16
+    assert (alone.zero.stage, alone.zero.offload_optimizer) == (3, False)
+    assert reduced.unsharded(small("experiment=bert_large_32k")).zero.stage == 1  # bfloat16
+    assert reduced.unsharded(small("experiment=quickstart")).zero.stage == 0
     assert alone.batch == config.batch  # the same micro batches
 
 
