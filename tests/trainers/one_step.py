@@ -16,7 +16,7 @@ TINY = (
     *("data=text", "data.vocab_size=400", "objective.sequence_length=32"),
     *("model.layers=1", "model.hidden=32", "model.heads=2", "model.intermediate=64"),
     *("batch.global_size=4", "batch.micro_size=2", "train.steps=1", "eval.samples=8"),
-    *("runtime.threads=1", "launch.processes=1"),
+    *("runtime.threads=1", "launch.processes=1", "train.phases=[]"),
 )
 OF_FAMILY = {"llama": ("model.kv_heads=1",), "bert": ("objective.max_predictions=8",)}
 
