@@ -41,7 +41,8 @@ FLOORS = [
     ["trainers.report", "trainers.build"],
     ["trainers.run.loop", "trainers.finished"],
     ["trainers.pretrain", "trainers.export", "trainers.judge", "trainers.checkpoint_command"],
-    ["trainers.prepare"],
+    ["trainers.prepare", "trainers.finetuning"],
+    ["trainers.finetune"],
 ]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
 
-from trainers.config import Config, MixSource
+from trainers.config import Config, MixSource, OptimizerConfig
 from trainers.deepspeed_keys import problems_of_block
 from trainers.objective_keys import problems_of_objective
 from trainers.phases import phase_configs, problems_of_phases
@@ -14,7 +14,8 @@ from trainers.schedules import warmup_steps
 
 # key: (lowest, highest, the ends themselves are allowed)
 INF = float("inf")
-LIMITS: dict[str, tuple[float, float, bool]] = {
+Limit = tuple[float, float, bool]
+LIMITS: dict[str, Limit] = {
     "run.seed": (0, 2**63 - 1, True),
     "model.layers": (1, INF, True),
     "model.hidden": (1, INF, True),
@@ -74,7 +75,8 @@ def problems_of(config: Config, world_size: int) -> list[str]:
     return [
         *_limits(config),
         *_phases(config, world_size),
-        *_optimizer(config),
+        *problems_of_optimizer(config.optimizer),
+        *_kernel(config),
         *_schedule(config),
         *_runtime(config),
         *_logging(config),
@@ -86,15 +88,20 @@ def problems_of(config: Config, world_size: int) -> list[str]:
 
 
 def _limits(config: Config) -> Iterator[str]:
-    for key, (low, high, closed) in LIMITS.items():
+    yield from out_of_limits(config, LIMITS)
+    if not 0 <= config.model.dropout < 1:
+        yield f"model.dropout must be at least 0 and below 1, not {config.model.dropout}"
+
+
+def out_of_limits(config: object, limits: Mapping[str, Limit]) -> Iterator[str]:
+    """What is wrong with the dotted keys of `limits` in `config`, in words."""
+    for key, (low, high, closed) in limits.items():
         value = attrgetter(key)(config)
         if value is None:  # a key of something that was not chosen
             continue
         inside = low <= value <= high if closed else low < value < high
         if not inside:
             yield f"{key} must be {_range(low, high, closed)}, not {value}"
-    if not 0 <= config.model.dropout < 1:
-        yield f"model.dropout must be at least 0 and below 1, not {config.model.dropout}"
 
 
 def _range(low: float, high: float, closed: bool) -> str:
@@ -159,8 +166,14 @@ def _batch(config: Config, world_size: int) -> Iterator[str]:
     )
 
 
-def _optimizer(config: Config) -> Iterator[str]:
-    optimizer = config.optimizer
+def _kernel(config: Config) -> Iterator[str]:
+    name, kernel = config.optimizer.name, config.runtime.kernel
+    if name != "came" and kernel != "auto":
+        yield f"runtime.kernel={kernel}: {name} has plain torch alone"
+
+
+def problems_of_optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
+    """Which of its settings the optimizer does not take, in words."""
     name = optimizer.name
     num_betas, num_eps = {
         "came": ((3,), (2,)),
@@ -185,8 +198,6 @@ def _optimizer(config: Config) -> Iterator[str]:
         if (getattr(optimizer, option) is None) == (name == owner):
             given_words = "null" if getattr(optimizer, option) is None else "given"
             yield f"optimizer.{option} is {given_words}: it is {owner}'s, {values}"
-    if name != "came" and config.runtime.kernel != "auto":
-        yield f"runtime.kernel={config.runtime.kernel}: {name} has plain torch alone"
     if not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"optimizer.betas={list(optimizer.betas)}: each must be at least 0 and below 1"
     if not all(eps >= 0 for eps in optimizer.eps):

@@ -69,6 +69,8 @@ def test_every_file_of_the_tree_can_be_chosen(group, name):
 
 def test_every_key_of_the_files_has_a_field_and_a_reader():
     for file in CONFIGS.rglob("*.yaml"):
+        if file.name == "finetune.yaml":  # another command's, see tests/trainers/finetuning
+            continue
         section = "" if file.parent.name in (CONFIGS.name, "experiment") else file.parent.name
         tree = {k: v for k, v in yaml.safe_load(file.read_text()).items() if k != "defaults"}
         flat = {section: tree} if section else tree
