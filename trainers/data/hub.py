@@ -86,8 +86,8 @@ def _read(dataset: HubDataset, index: int, count: int, trouble: Trouble) -> Iter
             row = next(rows, None)
         except Exception as error:  # whatever the library, the network and the format raise
             raise DataInterruptedError(
-                f"{where}: record {number + 1}: cannot be read: {in_words(error)}; start again, what "
-                "was read before is kept"
+                f"{where}: record {number + 1}: cannot be read: {in_words(error)}; start again, "
+                "what was read before is kept"
             ) from error
         if row is None:
             return

@@ -15,7 +15,7 @@ from trainers.finetuning.tasks import GLUE, Example, Task
 from trainers.finetuning.windows import cut, recover, training_sample
 
 Rows = list[dict[str, Any]]
-Outputs = Any  # the arrays that Trainer.predict gives
+Measure = Callable[[Any], dict[str, float]]  # of the arrays that Trainer.predict gives
 
 
 class Kind(Protocol):
@@ -26,9 +26,7 @@ class Kind(Protocol):
     def train_rows(self, samples: Sequence[Any]) -> Rows:
         """Inputs with labels."""
 
-    def dev_rows(
-        self, samples: Sequence[Any]
-    ) -> tuple[Rows, Callable[[Outputs], dict[str, float]]]:
+    def dev_rows(self, samples: Sequence[Any]) -> tuple[Rows, Measure]:
         """Inputs, and what makes metrics of the outputs for them."""
 
 
@@ -47,12 +45,11 @@ class Texts:
             for row, sample in zip(self._rows(samples), samples, strict=True)
         ]
 
-    def dev_rows(
-        self, samples: Sequence[Example]
-    ) -> tuple[Rows, Callable[[Outputs], dict[str, float]]]:
+    def dev_rows(self, samples: Sequence[Example]) -> tuple[Rows, Measure]:
         truth = np.array([sample.label for sample in samples], dtype=float)
 
-        def metrics(outputs: Outputs) -> dict[str, float]:
+        def metrics(outputs: Any) -> dict[str, float]:
+            outputs = outputs[0] if isinstance(outputs, tuple) else outputs  # T5 gives more
             guesses = outputs.argmax(-1) if self.task.labels else outputs[:, 0]
             return {name: SCORES[name](guesses.astype(float), truth) for name in self.task.metrics}
 
@@ -80,13 +77,11 @@ class Spans:
         windows = self._cut(samples)
         return [training_sample(window, samples[window.question]) for window in windows]
 
-    def dev_rows(
-        self, samples: Sequence[Question]
-    ) -> tuple[Rows, Callable[[Outputs], dict[str, float]]]:
+    def dev_rows(self, samples: Sequence[Question]) -> tuple[Rows, Measure]:
         windows = self._cut(samples)
         threshold = self.config.null_threshold if self.config.task == "squad_v2" else None
 
-        def metrics(outputs: Outputs) -> dict[str, float]:
+        def metrics(outputs: Any) -> dict[str, float]:
             longest = self.config.max_answer
             return judge(samples, recover(samples, windows, outputs[:2], longest, threshold))
 

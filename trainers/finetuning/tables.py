@@ -16,11 +16,10 @@ def read_table(file: Path, task: Task) -> list[Example]:
     GLUE's .tsv know no quotes: a line is a row, whatever stands in it. Raises DataError that names
     the file and the line for a missing column, a row too short, and what is no label.
     """
-    rows = _rows(file)
-    number, first = next(rows, (0, []))
-    places, headless = _columns(first, task, file)
+    rows = list(_rows(file))
+    places, headless = _columns(rows[0][1] if rows else [], task, file)
     read, found = label_reader(task), []
-    for number, row in [(number, first)] * headless + list(rows):
+    for number, row in rows if headless else rows[1:]:
         where = f"{file}, line {number}"
         if len(row) <= max(places):
             raise DataError(f"{where}: {len(row)} columns, at least {max(places) + 1} are needed")

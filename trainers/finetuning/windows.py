@@ -53,8 +53,8 @@ def cut(
     room = length - max(map(len, texts)) - tokenizer.num_special_tokens_to_add(pair=True)
     if room <= stride:
         raise ConfigError(
-            f"max_length={length} leaves {room} tokens beside the longest question: stride={stride} "
-            "must be below that"
+            f"max_length={length} leaves {room} tokens beside the longest question: "
+            f"stride={stride} must be below that"
         )
     found = tokenizer(
         [
