@@ -63,7 +63,7 @@ def _run(config: FinetuneConfig, data: Any, words: Sequence[str]) -> dict[str, A
 
     device = device_name(config.threads)
     with tempfile.TemporaryDirectory() as scratch:
-        start = Start.of(Path(config.model).resolve(), Path(scratch))
+        start = Start.of(Path(config.model).resolve(), Path(scratch), config.untrained)
         sums = {f"data.{name}": sha256 for name, sha256 in data.origin.items()}
         settings = {**identity(config), "model.sha256": start.sha256, **sums}
         results = Results.open(config.folder, settings)

@@ -34,11 +34,14 @@ class Start:
 
     folder: Path
     tokenizer: PreTrainedTokenizerBase
-    sha256: str  # of its weights
+    sha256: str  # of its weights; where they are not used, of its config.json
 
     @classmethod
-    def of(cls, source: Path, scratch: Path) -> "Start":
-        """What `source` holds; a run is exported into `scratch`. Raises RunError's kinds."""
+    def of(cls, source: Path, scratch: Path, untrained: bool = False) -> "Start":
+        """What `source` holds; a run is exported into `scratch`.
+
+        Raises ConfigError, DataError, CheckpointError.
+        """
         folder = source
         if not (source / "config.json").is_file():
             folder = Path(tempfile.mkdtemp(dir=scratch)) / source.name
@@ -47,7 +50,7 @@ class Start:
         if not weights:
             raise ConfigError(f"model={source} has no *.safetensors: convert it, save_pretrained")
         digest = hashlib.sha256()
-        for file in weights:
+        for file in [folder / "config.json"] if untrained else weights:
             digest.update(file.read_bytes())
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)

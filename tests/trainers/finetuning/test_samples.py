@@ -66,7 +66,7 @@ def test_what_is_no_text(tmp_path: Path) -> None:
         read_table(tmp_path / "a.tsv", GLUE["sst2"])
     with pytest.raises(DataError, match="b.tsv cannot be read"):
         read_table(tmp_path / "b.tsv", GLUE["sst2"])
-    with pytest.raises(DataError, match="line 2: unexpected end"):
+    with pytest.raises(DataError, match="line 3: unexpected end"):
         read_table(table(tmp_path, "c.csv", 'sentence,label\n"nice,1\n'), GLUE["sst2"])
 
 
