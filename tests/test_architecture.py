@@ -25,7 +25,10 @@ FLOORS = [
     ["came"],
     ["launch", "trainers.errors", "trainers.faults"],
     ["trainers.durable", "trainers.redact", "trainers.signals", "trainers.typed"],
-    ["trainers.config", "trainers.deepspeed_keys", "trainers.schedules", "trainers.phases"],
+    [
+        *("trainers.config", "trainers.deepspeed_keys", "trainers.schedules", "trainers.phases"),
+        "trainers.limits",
+    ],
     ["trainers.flops"],
     ["trainers.objective_keys", "trainers.folder_shape", "trainers.failures"],
     ["trainers.validate"],
@@ -42,7 +45,8 @@ FLOORS = [
     ["trainers.planner", "trainers.checks"],
     ["trainers.plan"],
     ["trainers.pretrain", "trainers.export", "trainers.judge", "trainers.checkpoint_command"],
-    ["trainers.prepare", "trainers.report", "trainers.check"],
+    ["trainers.prepare", "trainers.report", "trainers.check", "trainers.finetuning"],
+    ["trainers.finetune"],
 ]
 
 

@@ -44,9 +44,12 @@ def as_objective(name: str, model: PreTrainedModel) -> nn.Module:
 
 
 def build_optimizer(
-    config: OptimizerConfig, runtime: RuntimeConfig, module: nn.Module
+    config: OptimizerConfig, runtime: RuntimeConfig | None, module: nn.Module
 ) -> torch.optim.Optimizer:
-    """The optimizer, with weight decay for matrices and none for biases and norms (BERT)."""
+    """The optimizer, with weight decay for matrices and none for biases and norms (BERT).
+
+    `runtime` says which kernel; None takes the fastest at hand.
+    """
     trained = [param for param in module.parameters() if param.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
@@ -79,5 +82,5 @@ def build_optimizer(
                 eps=(eps[0], eps[1]),
                 clip_threshold=config.clip_threshold,
                 momentum=config.momentum or "float32",
-                kernel=runtime.kernel,
+                kernel=runtime.kernel if runtime else "auto",
             )

@@ -13,7 +13,7 @@ from dataclasses import replace
 from math import gcd
 from os.path import expanduser
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -28,7 +28,7 @@ from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.folder_shape import shape_of
 from trainers.phases import batch_units, with_micro_sizes
-from trainers.typed import MISSING, convert, fields_of, leaves, nearest
+from trainers.typed import MISSING, convert, leaves, nearest
 from trainers.validate import problems_of
 
 # Beside this package, in a checkout as in site-packages. Not found through the import system: a
@@ -37,7 +37,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FILES = {"experiment": "experiment@_global_"}  # an experiment sets keys of the whole tree
 LEAVES = leaves(Config)
 _GPUS_PER_NODE = 8  # of a machine that is planned
-SECTIONS = [name for name in fields_of(Config) if name not in LEAVES]
+Kind = TypeVar("Kind")  # a dataclass of settings
 
 
 def choices() -> dict[str, list[str]]:
@@ -65,14 +65,7 @@ def compose(
         ConfigError: with every problem that was found, one per line.
     """
     problems: list[str] = []
-    names, values = _split(overrides, problems)
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            tree = hydra_compose("config", [f"{FILES.get(k, k)}={v}" for k, v in names.items()])
-        config = _typed(tree, {**_tuned(tree, names), **values}, problems)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:  # in their own words
-        text = str(error) or str(error.__cause__)
-        raise ConfigError(_message([*problems, text])) from error
+    config = read_words(Config, "config", overrides, choices(), problems)
     if config is not None:
         launch = config.launch
         if planned:
@@ -80,8 +73,34 @@ def compose(
         world_size = world_size or launch.processes or _processes_for(config)
         problems += problems_of(config, world_size, planned=planned, needs_text=needs_text)
     if problems or config is None or world_size is None:
-        raise ConfigError(_message(problems))
+        raise ConfigError(message(problems))
     return _concrete(config, world_size)
+
+
+def read_words(
+    kind: type[Kind],
+    file: str,
+    words: Sequence[str],
+    groups: Mapping[str, list[str]],
+    problems: list[str],
+) -> Kind | None:
+    """`configs/<file>.yaml` with the `key=value` words on top, as a `kind`.
+
+    Args:
+        groups: which files of which folders can be chosen.
+        problems: gets a sentence for everything that is wrong; then the answer may be None.
+
+    Raises:
+        ConfigError: what Hydra cannot read.
+    """
+    names, values = _split(words, leaves(kind), groups, problems)
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            tree = hydra_compose(file, [f"{FILES.get(k, k)}={v}" for k, v in names.items()])
+        return _typed(kind, tree, {**_tuned(tree, names), **values}, problems)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:  # in their own words
+        text = str(error) or str(error.__cause__)
+        raise ConfigError(message([*problems, text])) from error
 
 
 def reread(
@@ -94,19 +113,20 @@ def reread(
         ConfigError: with every problem that was found, one per line.
     """
     problems: list[str] = []
-    names, values = _split(overrides, problems)
+    names, values = _split(overrides, LEAVES, choices(), problems)
     problems += [
         f"{group}={name}: only single values can be changed here" for group, name in names.items()
     ]
     try:
-        config = _typed(OmegaConf.create(dict(saved)), {**changes, **values}, problems)
+        tree = OmegaConf.create(dict(saved))
+        config = _typed(Config, tree, {**changes, **values}, problems)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error)) from error
     if config is not None:
         config = replace(config, batch=replace(config.batch, global_size=config.batch.micro_size))
         problems += problems_of(config, 1)
     if problems or config is None:
-        raise ConfigError(_message(problems))
+        raise ConfigError(message(problems))
     return _concrete(config, 1)
 
 
@@ -138,9 +158,15 @@ def _concrete(config: Config, world_size: int) -> Config:
     )
 
 
-def _split(words: Sequence[str], problems: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Choices of files, and values by key; words that are neither go to `problems`."""
-    groups, names, values = choices(), {}, {}
+def _split(
+    words: Sequence[str],
+    known: Mapping[str, Any],
+    groups: Mapping[str, list[str]],
+    problems: list[str],
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Choices of files, and values by `known` keys; words that are neither go to `problems`."""
+    sections = {leaf.partition(".")[0] for leaf in known if "." in leaf}
+    names, values = {}, {}
     for word in words:
         key, equals, text = word.partition("=")
         key = key.lstrip("+").strip()  # `+key=` and `++key=` are habits from other Hydra programs
@@ -150,13 +176,13 @@ def _split(words: Sequence[str], problems: list[str]) -> tuple[dict[str, str], d
             problems.append(f"{key}: '${{...}}' is not read on the command line, give the value")
         elif key in groups:
             names[key] = _name(key, text, groups[key], problems)
-        elif key in LEAVES or key.startswith("deepspeed."):
-            values[key] = _value(key, text, problems)
-        elif key in SECTIONS:
-            inside = ", ".join(leaf for leaf in LEAVES if leaf.startswith(f"{key}."))
+        elif key in known or (key.startswith("deepspeed.") and "deepspeed" in known):
+            values[key] = _value(key, text, known.get(key), problems)
+        elif key in sections:
+            inside = ", ".join(leaf for leaf in known if leaf.startswith(f"{key}."))
             problems.append(f"'{key}' is a section; its keys are {inside}")
         else:
-            problems.append(f"unknown key '{key}'{nearest(key.lstrip('-'), [*LEAVES, *groups])}")
+            problems.append(f"unknown key '{key}'{nearest(key.lstrip('-'), [*known, *groups])}")
     found = {group: name for group, name in names.items() if name is not None}
     return found, {key: value for key, value in values.items() if value is not _BAD}
 
@@ -172,8 +198,7 @@ def _name(group: str, text: str, known: list[str], problems: list[str]) -> str |
     return None
 
 
-def _value(key: str, text: str, problems: list[str]) -> Any:
-    kind = LEAVES.get(key)
+def _value(key: str, text: str, kind: Any, problems: list[str]) -> Any:
     before = len(problems)
     value = _text(text, kind) if kind in (str, str | None) else _parsed(key, text, problems)
     if len(problems) == before and kind is not None:
@@ -209,18 +234,21 @@ def _tuned(tree: DictConfig, names: Mapping[str, str]) -> dict[str, Any]:
     """
     OmegaConf.set_struct(tree, False)
     tuned = OmegaConf.to_container(OmegaConf.create(tree.pop("tuned", {})))
-    mine = tuned.get(tree.optimizer.name, {}) if isinstance(tuned, dict) else {}
+    mine = tuned.get(tree.optimizer.name, {}) if tuned and isinstance(tuned, dict) else {}
     whole = names.keys() - {"optimizer"}
     return {key: value for key, value in mine.items() if key.partition(".")[0] not in whole}
 
 
-def _typed(tree: DictConfig, values: dict[str, Any], problems: list[str]) -> Config | None:
+def _typed(
+    kind: type[Kind], tree: DictConfig, values: dict[str, Any], problems: list[str]
+) -> Kind | None:
+    OmegaConf.set_struct(tree, False)
     for key, value in values.items():
         OmegaConf.update(tree, key, value)
     container = OmegaConf.to_container(tree, resolve=True)
     if not _fill_shape(container, problems):
         return None
-    config: Config | None = convert(Config, container, "", problems)
+    config: Kind | None = convert(kind, container, "", problems)
     return config
 
 
@@ -244,7 +272,8 @@ def _fill_shape(container: Any, problems: list[str]) -> bool:
     return True
 
 
-def _message(problems: list[str]) -> str:
+def message(problems: list[str]) -> str:
+    """All problems as the words of one error."""
     if len(problems) == 1:
         return problems[0]
     lines = [f"{len(problems)} problems in the configuration", *problems]

@@ -39,7 +39,8 @@ Choices, files in {folder}:
 Values are given as section.key=value; `came-train --keys` lists all, their units, reasons and
 defaults stand in the same files. --traceback (or CAME_TRACEBACK=1) shows where errors arise.
 Beside this: came-check (what a run would be, and whether sharding changes it), came-plan (memory,
-time), came-prepare (text to tokens), came-eval, came-export, came-checkpoint, came-report.
+time), came-prepare (text to tokens), came-eval, came-export, came-checkpoint, came-report,
+came-finetune (GLUE, SQuAD).
 Exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 not a number, 6 storage, 7 peer lost,
 8 memory, 9 run.dir in use, 75 told to stop (130 by Ctrl-C): saved, the same command goes on."""
 

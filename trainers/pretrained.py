@@ -18,7 +18,7 @@ from trainers.models import CLASSES
 logger = logging.getLogger(__name__)
 
 # How the families call it.
-_DROPOUTS = (
+DROPOUTS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout_rate"),
 )
@@ -48,7 +48,7 @@ def load_pretrained(config: ModelConfig, seed: int) -> PreTrainedModel:
             dtype=torch.float32,
             attn_implementation="sdpa",
             output_loading_info=True,
-            **{name: config.dropout for name in _DROPOUTS if name in told},
+            **{name: config.dropout for name in DROPOUTS if name in told},
         )
     except Exception as error:  # whatever safetensors and transformers raise for a damaged file
         raise DataError(f"model.path={path} cannot be read: {error}") from error

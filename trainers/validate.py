@@ -4,71 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from operator import attrgetter
 
-from trainers.config import Config, MixSource
+from trainers.config import Config, MixSource, OptimizerConfig
 from trainers.deepspeed_keys import problems_of_block
+from trainers.limits import INF, LIMITS, out_of_limits
 from trainers.objective_keys import problems_of_objective
 from trainers.phases import phase_configs, problems_of_phases
 from trainers.schedules import warmup_steps
-
-# key: (lowest, highest, the ends themselves are allowed)
-INF = float("inf")
-LIMITS: dict[str, tuple[float, float, bool]] = {
-    "run.seed": (0, 2**63 - 1, True),
-    "model.layers": (1, INF, True),
-    "model.hidden": (1, INF, True),
-    "model.heads": (1, INF, True),
-    "model.intermediate": (1, INF, True),
-    "model.kv_heads": (1, INF, True),
-    "model.rope_theta": (1, INF, False),
-    "model.max_positions": (1, INF, True),
-    "model.vocab_multiple": (1, INF, True),
-    "objective.sequence_length": (8, INF, True),
-    "objective.mask_fraction": (0, 1, False),
-    "objective.max_predictions": (1, INF, True),
-    "objective.noise_fraction": (0, 1, False),
-    "objective.mean_span": (1, INF, True),
-    "objective.short_fraction": (0, 1, True),
-    "data.vocab_size": (
-        300,
-        2**31 - 1,
-        True,
-    ),  # below, not even the letters have pieces of their own
-    "data.heldout_fraction": (0, 0.5, False),
-    "data.workers": (0, 1024, True),
-    "optimizer.lr": (0, INF, False),
-    "optimizer.clip_threshold": (0, INF, False),
-    "optimizer.weight_decay": (0, INF, True),
-    "schedule.warmup_fraction": (0, 1, True),
-    "schedule.warmup_steps": (0, INF, True),
-    "schedule.final_ratio": (0, 1, True),
-    "schedule.power": (0, INF, True),
-    "schedule.decay_fraction": (0, 1, True),
-    "train.steps": (1, INF, True),
-    "train.log_every": (1, INF, True),
-    "train.max_skipped_steps": (0, INF, True),
-    "train.gradient_clipping": (0, INF, True),
-    "eval.every": (0, INF, True),
-    "eval.samples": (1, INF, True),
-    "batch.global_size": (1, INF, True),
-    "batch.micro_size": (0, INF, True),
-    "batch.ramp_from": (0, INF, True),
-    "batch.ramp_fraction": (0, 1, True),
-    "runtime.threads": (0, 4096, True),
-    "runtime.prefetch": (0, 1024, True),
-    "runtime.memory_gb": (0, INF, True),
-    "runtime.peak_tflops": (0, INF, True),
-    "runtime.timeout_seconds": (1, 7 * 24 * 3600, True),
-    "runtime.grace_seconds": (1, 24 * 3600, True),
-    "checkpoint.every": (0, INF, True),
-    "checkpoint.every_minutes": (0, INF, True),
-    "checkpoint.max_failed_saves": (1, INF, True),
-    "checkpoint.keep": (2, INF, True),  # one may turn out to be damaged
-    "launch.processes": (0, INF, True),
-    "launch.nodes": (1, INF, True),
-    "launch.gpus_per_node": (0, INF, True),
-}
 
 
 def problems_of(
@@ -79,7 +21,8 @@ def problems_of(
     return [
         *_limits(config),
         *_phases(config, world_size),
-        *_optimizer(config),
+        *problems_of_optimizer(config.optimizer),
+        *_kernel(config),
         *_schedule(config),
         *_runtime(config),
         *_logging(config),
@@ -91,21 +34,9 @@ def problems_of(
 
 
 def _limits(config: Config) -> Iterator[str]:
-    for key, (low, high, closed) in LIMITS.items():
-        value = attrgetter(key)(config)
-        if value is None:  # a key of something that was not chosen
-            continue
-        inside = low <= value <= high if closed else low < value < high
-        if not inside:
-            yield f"{key} must be {_range(low, high, closed)}, not {value}"
+    yield from out_of_limits(config, LIMITS)
     if not 0 <= config.model.dropout < 1:
         yield f"model.dropout must be at least 0 and below 1, not {config.model.dropout}"
-
-
-def _range(low: float, high: float, closed: bool) -> str:
-    if high == INF:
-        return f"{low} or more" if closed else f"above {low}"
-    return f"from {low} to {high}" if closed else f"between {low} and {high}"
 
 
 def _phases(config: Config, world_size: int) -> Iterator[str]:
@@ -164,8 +95,14 @@ def _batch(config: Config, world_size: int) -> Iterator[str]:
     )
 
 
-def _optimizer(config: Config) -> Iterator[str]:
-    optimizer = config.optimizer
+def _kernel(config: Config) -> Iterator[str]:
+    name, kernel = config.optimizer.name, config.runtime.kernel
+    if name != "came" and kernel != "auto":
+        yield f"runtime.kernel={kernel}: {name} has plain torch alone"
+
+
+def problems_of_optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
+    """Which of its settings the optimizer does not take, in words."""
     name = optimizer.name
     num_betas, num_eps = {
         "came": ((3,), (2,)),
@@ -190,8 +127,6 @@ def _optimizer(config: Config) -> Iterator[str]:
         if (getattr(optimizer, option) is None) == (name == owner):
             given_words = "null" if getattr(optimizer, option) is None else "given"
             yield f"optimizer.{option} is {given_words}: it is {owner}'s, {values}"
-    if name != "came" and config.runtime.kernel != "auto":
-        yield f"runtime.kernel={config.runtime.kernel}: {name} has plain torch alone"
     if not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"optimizer.betas={list(optimizer.betas)}: each must be at least 0 and below 1"
     if not all(eps >= 0 for eps in optimizer.eps):

@@ -44,7 +44,7 @@ class HubDataset:
             )
         except Exception as error:  # of many kinds, and their words say which
             raise DataError(
-                f"data.hub={self.name}: cannot be opened: {_words(error)}; {_LOCAL_WAY}"
+                f"data.hub={self.name}: cannot be opened: {in_words(error)}; {_LOCAL_WAY}"
             ) from error
 
 
@@ -62,7 +62,7 @@ def hub_source(dataset: HubDataset) -> Source:
 
 def _parts(dataset: HubDataset) -> list[Part]:
     """One for each file of the dataset."""
-    _reach(dataset.name)
+    reach(dataset.name, f"data.hub={dataset.name}", _LOCAL_WAY)
     opened = dataset.open()
     names = opened.column_names
     if names is not None and dataset.column not in names:
@@ -86,8 +86,8 @@ def _read(dataset: HubDataset, index: int, count: int, trouble: Trouble) -> Iter
             row = next(rows, None)
         except Exception as error:  # whatever the library, the network and the format raise
             raise DataInterruptedError(
-                f"{where}: record {number + 1}: cannot be read: {_words(error)}; start again, what "
-                "was read before is kept"
+                f"{where}: record {number + 1}: cannot be read: {in_words(error)}; start again, "
+                "what was read before is kept"
             ) from error
         if row is None:
             return
@@ -99,17 +99,24 @@ def _read(dataset: HubDataset, index: int, count: int, trouble: Trouble) -> Iter
             yield from cut(text)
 
 
-def _words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """The kind of an error and its first line."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
-def _reach(name: str) -> None:
-    """Raise DataError when the hub does not answer soon: its library would try for minutes."""
+def reach(name: str, setting: str, local_way: str) -> None:
+    """Raise DataError when the hub does not answer soon: its library would try for minutes.
+
+    Args:
+        name: of a dataset, or a local folder, for which nobody is asked.
+        setting: what asked for it, as it was typed.
+        local_way: what to do without the hub.
+    """
     if Path(name).is_dir():
         return
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise DataError(f"data.hub={name}: HF_HUB_OFFLINE forbids to ask the hub; {_LOCAL_WAY}")
+        raise DataError(f"{setting}: HF_HUB_OFFLINE forbids to ask the hub; {local_way}")
     answer: list[str] = []
     # A thread, since neither the look-up of a name nor all phases of a connection end in time.
     asking = threading.Thread(target=lambda: answer.append(_ask(endpoint)), daemon=True)
@@ -117,9 +124,7 @@ def _reach(name: str) -> None:
     asking.join(_SECONDS)
     why = answer[0] if answer else f"no answer in {_SECONDS:.0f} s"
     if why:
-        raise DataError(
-            f"data.hub={name}: the hub ({endpoint}) cannot be reached: {why}; {_LOCAL_WAY}"
-        )
+        raise DataError(f"{setting}: the hub ({endpoint}) cannot be reached: {why}; {local_way}")
 
 
 def _ask(endpoint: str) -> str:
@@ -129,5 +134,5 @@ def _ask(endpoint: str) -> str:
     except urllib.error.HTTPError:
         return ""
     except Exception as error:
-        return _words(error)
+        return in_words(error)
     return ""

@@ -1,0 +1,101 @@
+"""results.json, which every finished seed is added to, and the table made of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from trainers import durable
+from trainers.errors import ConfigError, DataError, StorageError
+
+FILE_NAME = "results.json"
+TABLE_NAME = "table.md"
+
+
+class Results:
+    """The finished seeds of one folder, all with the same settings."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.told: dict[str, Any] = {"settings": dict(settings), "seeds": {}}
+
+    @classmethod
+    def open(cls, folder: Path, settings: Mapping[str, Any]) -> "Results":
+        """Those of `folder`, none if it is new.
+
+        Raises ConfigError when seeds there had other settings, DataError when they cannot be read,
+        StorageError when the folder cannot be made.
+        """
+        results = cls(folder, settings)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"out={folder} cannot be made: {error.strerror}") from error
+        if (folder / FILE_NAME).exists():
+            found = read_results(folder)
+            old, new = found["settings"], json.loads(json.dumps(results.told["settings"]))
+            for key in sorted(old.keys() | new.keys()):
+                if old.get(key) != new.get(key):
+                    raise ConfigError(
+                        f"out={folder} has results with {key}={old.get(key)}, and this is "
+                        f"{new.get(key)}: name another folder with out=..."
+                    )
+            results.told = found
+        return results
+
+    def has(self, seed: int) -> bool:
+        return str(seed) in self.told["seeds"]
+
+    def add(self, seed: int, found: Mapping[str, Any]) -> None:
+        """Write the results with those of `seed`. Raises StorageError."""
+        self.told["seeds"][str(seed)] = dict(found)
+        try:
+            durable.write_text(self.folder / FILE_NAME, json.dumps(self.told, indent=1) + "\n")
+            durable.write_text(self.folder / TABLE_NAME, table([self.told]))
+        except OSError as error:
+            raise StorageError(f"{self.folder} cannot be written: {error}") from error
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The results of a folder, or of a file. Raises DataError."""
+    file = path / FILE_NAME if path.is_dir() else path
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found["settings"], dict) or not isinstance(found["seeds"], dict):
+            raise TypeError("no settings and seeds")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    return dict(found)
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a line for each metric of each of `results`, over their seeds."""
+    head = ["task", "model", "optimizer", "lr", "metric", "n", "mean", "std", "min", "max"]
+    lines = [head, *(line for told in results for line in _lines(told))]
+    widths = [max(3, *(len(line[at]) for line in lines)) for at in range(len(head))]
+    left = head.index("n")
+
+    def row(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if at < left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * w if at < left else "-" * max(w - 1, 2) + ":" for at, w in enumerate(widths)]
+    return "\n".join([row(head), row(rule), *(row(line) for line in lines[1:])]) + "\n"
+
+
+def _lines(told: Mapping[str, Any]) -> list[list[str]]:
+    settings, seeds = told["settings"], told["seeds"].values()
+    model = "untrained" if settings["untrained"] else "pretrained"
+    what = [settings["task"], model, settings["optimizer.name"], f"{settings['optimizer.lr']:g}"]
+    found = []
+    for name in next(iter(seeds))["metrics"] if seeds else ():
+        values = [seed["metrics"][name] for seed in seeds]
+        spread = stdev(values) if len(values) > 1 else None  # n - 1
+        numbers = [f"{100 * v:.2f}" for v in (min(values), max(values))]
+        shown = f"{100 * spread:.2f}" if spread is not None else "-"
+        found.append([*what, name, str(len(values)), f"{100 * mean(values):.2f}", shown, *numbers])
+    return found
