@@ -183,6 +183,13 @@ def _optimizer(config: Config) -> Iterator[str]:
             yield f"optimizer.{key}={list(given)}: {name} takes {words}"
     if name not in ("came", "adafactor") and optimizer.clip_threshold != 1.0:
         yield f"optimizer.clip_threshold={optimizer.clip_threshold}: {name} clips no update"
+    if name != "came" and optimizer.bias_correction:
+        yield "optimizer.bias_correction=true: it is came's; adamw and lamb always correct theirs"
+    if name == "came" and optimizer.betas[:1] == (0,):
+        yield (
+            f"optimizer.betas={list(optimizer.betas)}: without a momentum came has no confidence; "
+            "optimizer=adafactor optimizer.betas=[] keeps none, optimizer.momentum=sign one bit"
+        )
     for option, owner, values in (
         ("scale_parameter", "adafactor", "true or false"),
         ("momentum", "came", "float32, bfloat16, int8 or sign"),
