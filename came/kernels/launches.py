@@ -113,8 +113,8 @@ class Tables:
             counts = sorted(self._matrices.counts() | self._vector_rows.counts())
             if counts and captured(self._device):
                 raise RuntimeError(
-                    f"a step with {' and '.join(counts)} cannot be captured in a CUDA graph: every "
-                    "replay would be the same step, by its number"
+                    f"a step with {' and '.join(counts)} cannot be captured in a CUDA graph: it "
+                    "depends on the number of the step, and every replay would have the same"
                 )
             self._steps = table.steps
             self._vector_rows.refresh()
