@@ -18,6 +18,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from trainers.run.folder import git_state, versions
 
 OUT = Path("docs/reproduction")
 CHOOSING_SEED = 1000  # learning rates are chosen with it, and it is not shown
-MULTIPLES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # of Adam's learning rate
+MULTIPLES = tuple(2.0**power for power in range(-6, 2))  # of Adam's learning rate
 IDEAL, OTHER_BATCHES = "Adam", "Adam, other batches"
 
 Floats = NDArray[np.float64]
@@ -197,7 +198,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         }
         distance = ends["distance"]
         yield (
-            f"| {name} | {found['multiple_of_lr'][name]:g} | {distance.mean():.3f} | "
+            f"| {name} | {Fraction(found['multiple_of_lr'][name])} | {distance.mean():.3f} | "
             f"{distance.min():.3f}, {distance.max():.3f} | {ends['cosine'].mean():.3f} | "
             f"{ends['loss'].mean():.4f} |"
         )
@@ -257,7 +258,7 @@ def _draw_paths(axes: Axes, found: dict[str, Any]) -> None:
 
 def _label(found: dict[str, Any], name: str) -> str:
     multiple = found["multiple_of_lr"][name]
-    return name if name in (IDEAL, OTHER_BATCHES) else f"{name} (lr x {multiple:g})"
+    return name if name in (IDEAL, OTHER_BATCHES) else f"{name} (lr x {Fraction(multiple)})"
 
 
 def main(words: Sequence[str] | None = None) -> None:
