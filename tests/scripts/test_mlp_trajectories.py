@@ -37,25 +37,14 @@ def test_all_begin_at_one_place_and_see_the_same_batches():
     assert 0.5 < mlp_trajectories.cosines(paths[OTHER_BATCHES], paths[IDEAL])[-1] < 1
 
 
-def test_a_run_is_drawn_from_what_it_has_written(tmp_path, monkeypatch, capsys):
+def test_what_is_measured_is_drawn_from_its_file(tmp_path, monkeypatch):
     monkeypatch.setattr(mlp_trajectories, "MULTIPLES", (0.5, 1.0))
-    monkeypatch.setattr(mlp_trajectories, "Setting", lambda steps: TINY)
-    monkeypatch.setattr(mlp_trajectories, "draw", lambda found: drawn.append(found) or Nothing())
-    drawn = []
-    mlp_trajectories.main(["--seeds", "2", "--out", str(tmp_path)])
-    found = json.loads((tmp_path / "mlp_trajectories.json").read_text())
+    found = json.loads(json.dumps(mlp_trajectories.measure(TINY, 2)))
     assert found["runs"].keys() == OPTIMIZERS.keys()
     for name, scores in found["distance_by_multiple_of_lr"].items():
-        chosen = found["multiple_of_lr"][name]
-        assert scores[str(chosen)] == min(scores.values())
+        assert scores[str(found["multiple_of_lr"][name])] == min(scores.values())
     (first, second) = found["runs"][IDEAL]
     assert first["distance"] == [0, 0, 0] and len(first["x"]) == 4 and "x" not in second
-    assert capsys.readouterr().out.count("\n") == 2 + len(OPTIMIZERS)
-    monkeypatch.undo()
-    found["setting"] |= {"steps": 12}
+    assert len(list(mlp_trajectories.table(found))) == 2 + len(OPTIMIZERS)
     mlp_trajectories.draw(found).savefig(tmp_path / "picture.png")
-
-
-class Nothing:
-    def savefig(self, *_, **__):
-        pass
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
