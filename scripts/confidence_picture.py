@@ -13,7 +13,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ def draw(parts: Parts, setting: dict[str, Any]) -> Figure:
             f"Confidence and update: {setting['parameter']}, {setting['steps']} steps",
             **{"x": 0.01, "ha": "left", "fontsize": 13, "fontweight": "bold"},
         )
-        grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 0.95))
+        grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 0.8))
         shown = (
             ("|u|, the update of g alone", np.abs(parts.update), "Greys", (0, None)),
             ("1 / sqrt(S), the confidence", np.log2(confidence), "RdBu", None),
@@ -131,7 +130,7 @@ def draw(parts: Parts, setting: dict[str, Any]) -> Figure:
         for place, (title, values, colours, limits) in enumerate(shown):
             axes = figure.add_subplot(grid[place // 2, place % 2])
             _draw_matrix(axes, title, values[order], colours, limits)
-        _draw_profile(figure.add_subplot(grid[:, 2]), confidence, before, after)
+        _draw_profile(figure.add_subplot(grid[:, 2]), confidence, numbers(parts))
         return figure
 
 
@@ -163,26 +162,28 @@ def _draw_matrix(
         bar.set_ticks(ticks, labels=[f"x {2**tick:.2g}" for tick in ticks])
 
 
-def _draw_profile(axes: Axes, confidence: Floats, before: Floats, after: Floats) -> None:
-    """Root mean squares of rows, most confident first, before and after."""
-    axes.set_title("Rows of the update, most confident first")
-    order = np.argsort(-confidence.mean(axis=1))
-    for values, colour, label in (
-        (before, "#9093a0", "before"),
-        (after, "#1c6bb8", "after"),
-    ):
-        rows = np.sqrt(np.square(values).mean(axis=1))[order]
-        axes.plot(rows, color=colour, label=label)
-    axes.plot(confidence.mean(axis=1)[order], color="#c7641a", lw=1.2, ls="--", label="confidence")
-    axes.set(xlabel="row", xlim=(0, len(order) - 1), ylim=(0, None))
-    axes.set_ylabel("over that of the whole matrix")
+def _draw_profile(axes: Axes, confidence: Floats, found: dict[str, float]) -> None:
+    """The confidence of rows and of columns, most confident first, and what it amounts to."""
+    axes.set_title("Confidence, over its mean")
+    for axis, colour, label in ((1, "#1c6bb8", "rows"), (0, "#c7641a", "columns")):
+        values = np.sort(np.exp(np.log(confidence).mean(axis=axis)))[::-1]
+        axes.plot(np.linspace(0, 1, len(values)), values, color=colour, label=label)
+    axes.set(xlabel="share of them, most confident first", xlim=(0, 1))
     axes.grid(True)
-    axes.legend()
-    spread = log(float(confidence.max() / confidence.min()), 2)
+    axes.legend(loc="upper right")
     axes.text(
-        0.98, 0.02, f"largest confidence / smallest: {2**spread:.3g}", color=MIDDLE, ha="right",
-        transform=axes.transAxes,
-    )  # fmt: skip
+        *(
+            0.04,
+            0.03,
+            f"largest / smallest of all: {found['largest_over_smallest_confidence']:.2f}\n",
+        ),
+        **{"color": MIDDLE, "transform": axes.transAxes},
+    )
+    cosine = found["cosine_of_update_before_and_after"]
+    axes.text(
+        *(0.04, 0.03, f"cosine of m and m / sqrt(S): {cosine:.3f}"),
+        **{"color": MIDDLE, "transform": axes.transAxes},
+    )
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -195,9 +196,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("words", nargs="*", help="key=value, as for came-train")
     options = parser.parse_intermixed_args(words)
     torch.set_num_threads(1)
+    state = git_state()  # before minutes in which files may change
     parts, setting = learn(options.steps, options.seed, options.parameter, options.words)
     found = {
-        **git_state(),
+        **state,
         "versions": versions(),
         "setting": setting,
         "numbers": numbers(parts),
