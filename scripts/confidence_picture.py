@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from came import CAME
 from scripts.momentum_quality import Job, open_data, train
-from scripts.pictures import MIDDLE, STYLE
 from scripts.small_models import MODELS
+from trainers.reports.style import LIGHT, rc
 from trainers.run.folder import git_state, versions
 
 OUT = Path("docs/reproduction")
@@ -114,7 +114,7 @@ def draw(parts: Parts, setting: dict[str, Any]) -> Figure:
     before, after = (np.abs(values) / _rms(values) for values in (parts.before, parts.after))
     # Where the momentum is small the step is, whatever the confidence: the same scale for both.
     top = float(np.quantile(np.concatenate([before, after]), 0.995))
-    with rc_context({**STYLE, "axes.grid": False}):
+    with rc_context({**rc(LIGHT), "axes.grid": False}):
         figure = Figure(figsize=(11, 6.6), layout="constrained")
         figure.suptitle(
             f"Confidence and update: {setting['parameter']}, {setting['steps']} steps",
@@ -177,12 +177,12 @@ def _draw_profile(axes: Axes, confidence: Floats, found: dict[str, float]) -> No
             0.03,
             f"largest / smallest of all: {found['largest_over_smallest_confidence']:.2f}\n",
         ),
-        **{"color": MIDDLE, "transform": axes.transAxes},
+        **{"color": LIGHT.middle, "transform": axes.transAxes},
     )
     cosine = found["cosine_of_update_before_and_after"]
     axes.text(
         *(0.04, 0.03, f"cosine of m and m / sqrt(S): {cosine:.3f}"),
-        **{"color": MIDDLE, "transform": axes.transAxes},
+        **{"color": LIGHT.middle, "transform": axes.transAxes},
     )
 
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from came import CAME, Adafactor
-from scripts.pictures import MIDDLE, STYLE
+from trainers.reports.style import LIGHT, rc
 from trainers.run.folder import git_state, versions
 
 OUT = Path("docs/reproduction")
@@ -60,10 +60,10 @@ OPTIMIZERS: dict[str, Make] = {
     ),
 }
 COLOURS = {
-    IDEAL: "#22262d",
+    IDEAL: LIGHT.ink,
     OTHER_BATCHES: "#9093a0",
-    "Adafactor": "#17572f",
-    "CAME": "#1c6bb8",
+    "Adafactor": LIGHT.of("adafactor"),
+    "CAME": LIGHT.of("came"),
     "CAME, bias corrected": "#c7641a",
 }
 
@@ -208,7 +208,7 @@ def draw(found: dict[str, Any]) -> Figure:
     """Distance, angle and loss over the steps, and the paths of one seed in their plane."""
     setting = Setting(**found["setting"])
     steps = np.arange(setting.every, setting.steps + 1, setting.every)
-    with rc_context(STYLE):
+    with rc_context(rc(LIGHT)):
         figure = Figure(figsize=(10, 7), layout="constrained")
         figure.suptitle(
             f"An MLP from one start: how near to Adam?  {len(found['runs'][IDEAL])} seeds, "
@@ -251,8 +251,8 @@ def _draw_paths(axes: Axes, found: dict[str, Any]) -> None:
     for name, runs in found["runs"].items():
         axes.plot(runs[0]["x"], runs[0]["y"], color=COLOURS[name], lw=1.4)
         axes.plot(runs[0]["x"][-1], runs[0]["y"][-1], "o", color=COLOURS[name], ms=5)
-    axes.annotate("start", (0, 0), (4, 4), textcoords="offset points", color=MIDDLE)
-    axes.plot(0, 0, "o", color=MIDDLE, ms=4)
+    axes.annotate("start", (0, 0), (4, 4), textcoords="offset points", color=LIGHT.middle)
+    axes.plot(0, 0, "o", color=LIGHT.middle, ms=4)
     axes.set_aspect("equal", "datalim")
 
 
