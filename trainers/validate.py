@@ -30,11 +30,8 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
     "objective.noise_fraction": (0, 1, False),
     "objective.mean_span": (1, INF, True),
     "objective.short_fraction": (0, 1, True),
-    "data.vocab_size": (
-        300,
-        2**31 - 1,
-        True,
-    ),  # below, not even the letters have pieces of their own
+    # Below, not even the letters have pieces of their own.
+    "data.vocab_size": (300, 2**31 - 1, True),
     "data.heldout_fraction": (0, 0.5, False),
     "data.workers": (0, 1024, True),
     "optimizer.lr": (0, INF, False),
@@ -186,10 +183,8 @@ def _optimizer(config: Config) -> Iterator[str]:
     if name != "came" and optimizer.bias_correction:
         yield "optimizer.bias_correction=true: it is came's; adamw and lamb always correct theirs"
     if name == "came" and optimizer.betas[:1] == (0,):
-        yield (
-            f"optimizer.betas={list(optimizer.betas)}: without a momentum came has no confidence; "
-            "optimizer=adafactor optimizer.betas=[] keeps none, optimizer.momentum=sign one bit"
-        )
+        instead = "optimizer=adafactor optimizer.betas=[] keeps none, optimizer.momentum=sign a bit"
+        yield f"optimizer.betas[0]=0: without a momentum came has no confidence; {instead}"
     for option, owner, values in (
         ("scale_parameter", "adafactor", "true or false"),
         ("momentum", "came", "float32, bfloat16, int8 or sign"),
