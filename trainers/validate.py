@@ -183,7 +183,7 @@ def _optimizer(config: Config) -> Iterator[str]:
     if name != "came" and optimizer.bias_correction:
         yield "optimizer.bias_correction=true: it is came's; adamw and lamb always correct theirs"
     if name == "came" and optimizer.betas[:1] == (0,):
-        yield "optimizer.betas[0]=0: without a momentum came has no confidence; see docs/momentum.md"
+        yield "optimizer.betas[0]=0: without a momentum came has no confidence: docs/momentum.md"
     for option, owner, values in (
         ("scale_parameter", "adafactor", "true or false"),
         ("momentum", "came", "float32, bfloat16, int8 or sign"),
