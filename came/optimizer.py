@@ -20,11 +20,14 @@ class CAME(ShardedOptimizer):
     Args:
         params: parameters, named parameters or groups, as for any torch optimizer.
         lr: step size.  Steps are about as large as Adam's with the same `lr`, but up to 11 times
-            larger at the start, because CAME has no bias correction: warm up.
-        betas: decay of the momentum, the squared gradient and the residual (paper, section 3).
+            larger at the start, because CAME corrects no bias by itself: warm up.
+        betas: decay of the momentum (> 0), the squared gradient and the residual (paper, section
+            3).
         eps: added to the squared gradient and to the squared residual.
         clip_threshold: upper bound of the root mean square of an update before the momentum.
         weight_decay: decoupled, times `lr`.
+        bias_correction: divide the second moments, which begin at zero, by `1 - beta^t`, as Adam
+            does (`came/rules/came.py`).  The paper does not; first steps are then small, not large.
         momentum: how the momentum of matrices is stored (`came/momentum.py`).
         matricize: which matrices more than two dimensions are: "last" as in the paper's package,
             or "first", the first dimension by all others (convolutions, fused weights).
@@ -49,6 +52,7 @@ class CAME(ShardedOptimizer):
         clip_threshold: float = 1.0,
         weight_decay: float = 0.0,
         *,
+        bias_correction: bool = False,
         momentum: Literal["float32", "bfloat16", "int8", "sign"] = "float32",
         matricize: Literal["last", "first"] = "last",
         stochastic_rounding: bool = False,
@@ -61,6 +65,7 @@ class CAME(ShardedOptimizer):
             "eps": eps,
             "clip_threshold": clip_threshold,
             "weight_decay": weight_decay,
+            "bias_correction": bias_correction,
             "momentum": momentum,
             "matricize": matricize,
             "stochastic_rounding": stochastic_rounding,

@@ -81,6 +81,7 @@ def build_optimizer(
                 betas=(betas[0], betas[1], betas[2]),
                 eps=(eps[0], eps[1]),
                 clip_threshold=config.clip_threshold,
+                bias_correction=config.bias_correction,
                 momentum=config.momentum or "float32",
                 kernel=runtime.kernel if runtime else "auto",
             )

@@ -93,6 +93,7 @@ class OptimizerConfig:
     betas: tuple[float, ...]  # came: three, adamw and lamb: two, sm3: one, adafactor: one or none
     eps: tuple[float, ...]  # came and adafactor: two, others: one
     clip_threshold: float = 1.0  # came and adafactor: RMS of the update
+    bias_correction: bool = False  # came: of the second moments
     # came: how the momentum of matrices is stored
     momentum: Literal["float32", "bfloat16", "int8", "sign"] | None = None
     scale_parameter: bool | None = None  # adafactor: lr times the RMS of the parameter

@@ -120,6 +120,10 @@ def problems_of_optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
             yield f"optimizer.{key}={list(given)}: {name} takes {words}"
     if name not in ("came", "adafactor") and optimizer.clip_threshold != 1.0:
         yield f"optimizer.clip_threshold={optimizer.clip_threshold}: {name} clips no update"
+    if name != "came" and optimizer.bias_correction:
+        yield "optimizer.bias_correction=true: it is came's; adamw and lamb always correct theirs"
+    if name == "came" and optimizer.betas[:1] == (0,):
+        yield "optimizer.betas[0]=0: without a momentum came has no confidence: docs/momentum.md"
     for option, owner, values in (
         ("scale_parameter", "adafactor", "true or false"),
         ("momentum", "came", "float32, bfloat16, int8 or sign"),

@@ -50,7 +50,7 @@ void apply_rows(const Matrix& matrix, const Box& box, int64_t begin, int64_t end
   }
 }
 
-// Updates the second moments of a piece of a vector; returns the sum of `u^2`.
+// Updates the second moments of a piece of a vector; returns the sum of `u^2`, uncorrected.
 template <class G>
 double add_vector(const Box& box, const float* option, int64_t begin, int64_t end) {
   const float beta2 = option[option::beta2], gain = option[option::one_minus_beta2];
@@ -72,8 +72,9 @@ double add_vector(const Box& box, const float* option, int64_t begin, int64_t en
   return total;
 }
 
+// `scale` of an update: clip factor and bias correction.
 template <class G, class P>
-void apply_vector(const Box& box, const float* option, float clip, int64_t key, int64_t begin,
+void apply_vector(const Box& box, const float* option, float scale, int64_t key, int64_t begin,
                   int64_t end) {
   const float beta1 = option[option::beta1], gain = option[option::one_minus_beta1];
   const float lr = option[option::lr], decay = option[option::lr_decay];
@@ -82,7 +83,7 @@ void apply_vector(const Box& box, const float* option, float clip, int64_t key, 
   float* moment = box.at<float>(address::second, begin);
   float* momentum = box.at<float>(address::momentum, begin);
   each_vector(end - begin, [&](int64_t j, int64_t n) {
-    const Lanes u = load(grad + j, n) * rsqrt(load(moment + j, n)) * clip;
+    const Lanes u = load(grad + j, n) * rsqrt(load(moment + j, n)) * scale;
     const Lanes m = beta1 * load(momentum + j, n) + gain * u;
     store(momentum + j, n, m);
     Lanes p = load(param + j, n);
@@ -212,14 +213,15 @@ void add_vector_squares(const Table* table, int64_t count, int64_t threads, floa
 void apply_vector_update(const Table* table, int64_t count, int64_t threads, const float* sums) {
   each_owner(*table, 0, count, threads, [&](int64_t index, int64_t shares) {
     const float* option = table->option + index * option::WIDTH;
-    const float rms = std::sqrt(sums[index] / table->numel[index]);
-    const float clip = clip_factor(table->rms[index] = rms, option);
+    const float correction = option[option::sq_correction];
+    const float rms = std::sqrt(sums[index] / table->numel[index]) * correction;
+    const float scale = clip_factor(table->rms[index] = rms, option) * correction;
     for (int64_t i = table->box_at[index]; i < table->box_at[index + 1]; ++i) {
       const Box box(*table, i);
       with_dtype(box.grad_dtype, [&](auto grad) {
         with_dtype(box.param_dtype, [&](auto param) {
           each_share(box.cols, shares, BLOCK, 0, [&](auto, auto begin, auto end) {
-            apply_vector<decltype(grad), decltype(param)>(box, option, clip, table->key[index],
+            apply_vector<decltype(grad), decltype(param)>(box, option, scale, table->key[index],
                                                           begin, end);
           });
         });

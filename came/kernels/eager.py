@@ -14,6 +14,7 @@ from torch import Tensor
 
 from came.kernels import alone
 from came.kernels.alone import Alone
+from came.kernels.correction import corrections
 from came.kernels.rounding import round_stochastically, rounding_key
 from came.kernels.table import Part, Table
 from came.tasks import Block, Task
@@ -71,7 +72,7 @@ def update_squares(part: Part, squares: Tensor, scales: Tensor) -> None:
         row, col = task.by_matrix("exp_avg_sq_row"), task.by_matrix("exp_avg_sq_col")
         _average(row, sum_rows / num_cols + eps, beta2)
         _average(col, sum_cols / num_rows + eps, beta2)
-        _write_scales(row, col, *part.views(index, scales))
+        _write_scales(row, col, corrections(task)[0], *part.views(index, scales))
 
 
 def add_residuals(part: Part, scales: Tensor, residuals: Tensor) -> None:
@@ -117,6 +118,7 @@ def update_confidence(part: Part, residuals: Tensor, out: Tensor) -> None:
         _write_scales(
             task.by_matrix("exp_avg_res_row"),
             task.by_matrix("exp_avg_res_col"),
+            corrections(task)[1],
             *part.views(index, out[0]),
         )
         if "exp_avg_row" in task.state:
@@ -144,7 +146,8 @@ def apply_update(part: Part, scales: Tensor, out: Tensor) -> None:
 
 
 def add_vector_squares(table: Table, sums: Tensor) -> None:
-    """Updates the second moments of this rank's pieces of vectors; adds to `sums` their `u^2`."""
+    """Updates the second moments of this rank's pieces of vectors; adds to `sums` their `u^2`,
+    before bias correction."""
     for task, total in zip(table.vectors.tasks, sums, strict=True):
         beta2, eps = task.options["betas"][1], task.options["eps"][0]
         for block in task.blocks:
@@ -157,13 +160,13 @@ def add_vector_squares(table: Table, sums: Tensor) -> None:
 def apply_vector_update(table: Table, sums: Tensor) -> None:
     """Changes momentum and parameter of pieces of vectors: CAME without confidence."""
     for index, (task, total) in enumerate(zip(table.vectors.tasks, sums, strict=True)):
-        beta1 = task.options["betas"][0]
-        rms = (total / task.param.numel).sqrt()
+        beta1, correction = task.options["betas"][0], corrections(task)[0]
+        rms = (total / task.param.numel).sqrt() * correction
         table.rms[len(table.matrices.tasks) + index] = rms
-        clip = _clip_factor(rms, task)
+        scale = _clip_factor(rms, task) * correction
         for piece in _pieces(task, table.grads):
             second_moment = piece.block.stored["exp_avg_sq"][0].view(piece.grad.shape)
-            update = (piece.grad.to(second_moment.dtype) * second_moment.rsqrt()).mul_(clip)
+            update = (piece.grad.to(second_moment.dtype) * second_moment.rsqrt()).mul_(scale)
             momentum = piece.block.stored["exp_avg"][0].view(piece.grad.shape)
             momentum.mul_(beta1).add_(update, alpha=1 - beta1)
             _descend(piece, momentum, task)
@@ -188,10 +191,13 @@ def _average(average: Tensor, value: Tensor, beta: float) -> None:
     average.mul_(beta).add_(value, alpha=1 - beta)
 
 
-def _write_scales(row: Tensor, col: Tensor, row_scale: Tensor, col_scale: Tensor) -> None:
-    """`1 / sqrt(v)` of the matrix `v = row col^T / mean(row)` is the product of these two."""
+def _write_scales(
+    row: Tensor, col: Tensor, correction: float, row_scale: Tensor, col_scale: Tensor
+) -> None:
+    """`1 / sqrt(v)` of the matrix `v = row col^T / mean(row)`, bias corrected, is the product of
+    these two."""
     # Not of the quotient, which is 0 for a row without gradient among large ones.
-    row_scale.copy_(row.mean(dim=1, keepdim=True).sqrt() * row.rsqrt())
+    row_scale.copy_(row.mean(dim=1, keepdim=True).sqrt() * correction * row.rsqrt())
     col_scale.copy_(col.rsqrt())
 
 

@@ -12,11 +12,12 @@ inline float clip_factor(float rms, const float* option) {
   return 1 / (ratio < 1 ? 1 : ratio);  // NaN stays NaN
 }
 
-// `1 / sqrt(v)` of the matrix `v = row col^T / mean(row)` is the product of these two.
-void write_scales(const float* row, const float* col, int64_t rows, int64_t cols, float* row_scale,
-                  float* col_scale) {
+// `1 / sqrt(v)` of the matrix `v = row col^T / mean(row)`, bias corrected, is the product of these
+// two.
+void write_scales(const float* row, const float* col, int64_t rows, int64_t cols, float correction,
+                  float* row_scale, float* col_scale) {
   // Not of a quotient, which is 0 for a row without gradient among large ones.
-  const float root = std::sqrt(sum(row, rows) / rows);
+  const float root = std::sqrt(sum(row, rows) / rows) * correction;
 #pragma omp simd
   for (int64_t i = 0; i < rows; ++i) row_scale[i] = root / std::sqrt(row[i]);
 #pragma omp simd
@@ -53,7 +54,8 @@ void update_squares_of(const Matrix& m, bool here, const float* squares, float* 
   average_squares(m.option, squares + m.col_at, m.batch * m.cols, m.rows, col);
   for (int64_t b = 0; b < m.batch && here; ++b)
     write_scales(row + b * m.rows, col + b * m.cols, m.rows, m.cols,
-                 scales + m.row_at + b * m.rows, scales + m.col_at + b * m.cols);
+                 m.option[option::sq_correction], scales + m.row_at + b * m.rows,
+                 scales + m.col_at + b * m.cols);
 }
 
 // The same with the residual, from the sums of `d^2`, `d u` and `u^2`; for signs also the means of
@@ -94,7 +96,8 @@ void update_confidence_of(const Matrix& m, bool here, const float* residuals, in
   for (int64_t b = 0; b < m.batch; ++b) {
     const int64_t row_at = m.row_at + b * m.rows, col_at = m.col_at + b * m.cols;
     if (here)
-      write_scales(row + b * m.rows, col + b * m.cols, m.rows, m.cols, out + row_at, out + col_at);
+      write_scales(row + b * m.rows, col + b * m.cols, m.rows, m.cols,
+                   m.option[option::res_correction], out + row_at, out + col_at);
     if (magnitudes) write_magnitudes(magnitudes + row_at, magnitudes + col_at, m.rows, m.cols);
   }
 }

@@ -107,13 +107,14 @@ class Tables:
         """Take over a step, if it is a new one.
 
         Raises:
-            RuntimeError: a step with stochastic rounding is captured in a CUDA graph.
+            RuntimeError: a step whose numbers depend on its number is captured in a CUDA graph.
         """
         if self._steps != table.steps:
-            if (self._matrices.rounds or self._vector_rows.rounds) and captured(self._device):
+            counts = sorted(self._matrices.counts() | self._vector_rows.counts())
+            if counts and captured(self._device):
                 raise RuntimeError(
-                    "a step with stochastic_rounding cannot be captured in a CUDA graph: every "
-                    "replay would round by the same random numbers"
+                    f"a step with {' and '.join(counts)} cannot be captured in a CUDA graph: it "
+                    "depends on the number of the step, and every replay would have the same"
                 )
             self._steps = table.steps
             self._vector_rows.refresh()

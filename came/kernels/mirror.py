@@ -49,6 +49,11 @@ class DeviceRows:
         self._shares = torch.ones(len(rows.tasks), 2, device="cpu")
         self._device_shares = Mirror(self._shares, device)
 
+    def counts(self) -> set[str]:
+        """The options in use for which each step has other numbers."""
+        options = ("bias_correction", "stochastic_rounding")
+        return {key for key in options for group, _ in self._groups if group.get(key)}
+
     def refresh(self) -> bool:
         """Take over what has changed; returns whether addresses have."""
         self.option.refresh()

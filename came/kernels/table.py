@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from came.kernels.correction import UNCORRECTED, corrections
 from came.kernels.rounding import rounding_key
 from came.tasks import Block, Task
 
@@ -55,7 +56,9 @@ OPTION = (
     "eps1",
     "eps2",
     "clip_threshold",
+    *("sq_correction", "res_correction"),  # factors of `1 / sqrt(v)`: `came.kernels.correction`
 )
+CORRECTIONS = slice(OPTION.index("sq_correction"), None)
 
 
 class Rows:
@@ -96,14 +99,18 @@ class Rows:
         source, offset = self.box_column("source"), self.box_column("grad_offset")
         torch.add(bases[source], offset, out=self.address[:, 0])
         options = [_option_row(group) for group in self._groups.values()]
-        if options != self._last_options:
-            self._last_options = options
+        corrects = any(group.get("bias_correction") for group in self._groups.values())
+        if corrects or options != self._last_options:
+            self._last_options = [] if corrects else options
             torch.index_select(
                 torch.tensor(options, dtype=torch.float32, device="cpu"),
                 0,
                 self._group_of,
                 out=self.option,
             )
+        if corrects:  # by the steps of each parameter, not of its group
+            found_corrections = [corrections(task) for task in self.tasks]
+            self.option[:, CORRECTIONS] = torch.tensor(found_corrections, device="cpu")
         if self._rounds:
             keys = [rounding_key(task) for task in self.tasks]
             found = [NO_ROUNDING if key is None else key for key in keys]
@@ -226,5 +233,5 @@ def _option_row(group: dict[str, Any]) -> tuple[float, ...]:
     beta1, beta2, beta3 = group["betas"]
     return (
         *(lr, lr * group["weight_decay"], beta1, 1 - beta1, beta2, 1 - beta2, beta3, 1 - beta3),
-        *(*group["eps"], group["clip_threshold"]),
+        *(*group["eps"], group["clip_threshold"], *UNCORRECTED),
     )

@@ -23,9 +23,11 @@ from came.kernels.triton_numbers import (
     NUM_MATRIX,
     NUM_OPTION,
     NUM_STATISTIC,
+    RES_CORRECTION,
     RES_ROW,
     ROW_AT,
     ROW_SIZE,
+    SQ_CORRECTION,
     SQ_ROW,
     THRESHOLD,
     WIDTH,
@@ -75,11 +77,12 @@ def update_squares(
         tl.store(row_average + index, row, mask=mask)
         total += tl.where(mask, row, 0.0)
     mean_row = tl.sum(total, axis=1, keep_dims=True) * col_share
+    root = tl.sqrt(mean_row) * tl.load(option + SQ_CORRECTION)
     tl.debug_barrier()
     for start in range(0, rows, LENGTH):
         index, mask = (entry + a) * rows + start + i, (a < entries) & (start + i < rows)
         row = tl.load(row_average + index, mask=mask, other=1.0)
-        tl.store(scales.to(FLOATS) + row_at + index, tl.rsqrt(row) * tl.sqrt(mean_row), mask=mask)
+        tl.store(scales.to(FLOATS) + row_at + index, tl.rsqrt(row) * root, mask=mask)
     for start in range(0, cols, LENGTH):
         index, mask = (entry + a) * cols + start + i, (a < entries) & (start + i < cols)
         mean = tl.load(squares.to(FLOATS) + col_at + index, mask=mask, other=0.0)
@@ -193,6 +196,7 @@ def update_confidence(
                 residuals, stride, row_at + index, mask, row_share, last_clip, clip, beta1, True
             )
     mean_row = tl.sum(total, axis=1, keep_dims=True) * col_share
+    root_row = tl.sqrt(mean_row) * tl.load(option + RES_CORRECTION)
     if SIGN:
         mean_square = tl.sum(total_square, axis=1, keep_dims=True) * col_share
         mean_square = tl.where(mean_square < TINY, TINY, mean_square)
@@ -207,7 +211,7 @@ def update_confidence(
             )
             tl.debug_barrier()  # `out` may be the first rows of `residuals`
             tl.store(at + out_stride, tl.sqrt(square / mean_square), mask=mask)
-        tl.store(at, tl.rsqrt(row) * tl.sqrt(mean_row), mask=mask)
+        tl.store(at, tl.rsqrt(row) * root_row, mask=mask)
     for start in range(0, cols, LENGTH):
         index, mask = (entry + a) * cols + start + i, (a < entries) & (start + i < cols)
         mean = residual_means(

@@ -39,6 +39,8 @@ BETA3 = tl.constexpr(OPTION.index("beta3"))
 LR, LR_DECAY = tl.constexpr(OPTION.index("lr")), tl.constexpr(OPTION.index("lr_decay"))
 EPS1, EPS2 = tl.constexpr(OPTION.index("eps1")), tl.constexpr(OPTION.index("eps2"))
 THRESHOLD = tl.constexpr(OPTION.index("clip_threshold"))
+SQ_CORRECTION = tl.constexpr(OPTION.index("sq_correction"))
+RES_CORRECTION = tl.constexpr(OPTION.index("res_correction"))
 
 
 def kernel(function):

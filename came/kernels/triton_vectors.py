@@ -15,6 +15,7 @@ from came.kernels.triton_numbers import (
     NUM_ADDRESS,
     NUM_BOX,
     NUM_OPTION,
+    SQ_CORRECTION,
     START,
     kernel,
     read,
@@ -32,7 +33,8 @@ def add_vector_squares(
     tiles: tl.int64, counters: tl.int64, addresses: tl.int64, settings: tl.int64,
     GRAD: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
-    """Second moments of a tile; adds to the sum of its vector the squares of `g / sqrt(v)`."""
+    """Second moments of a tile; adds to the sum of its vector the squares of `g / sqrt(v)`, before
+    bias correction."""
     tile = tiles.to(INTS) + tl.program_id(0) * NUM_TILE
     box, owner, begin = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
     address = addresses.to(LONGS) + box * NUM_ADDRESS
@@ -73,13 +75,15 @@ def apply_vector_update(
     option = settings.to(FLOATS) + owner * NUM_OPTION
     index = tl.arange(0, LENGTH)
     mask = index < tl.load(tile + 3) - begin
+    correction = tl.load(option + SQ_CORRECTION)
     root = tl.sqrt(tl.load(sums.to(FLOATS) + owner) / tl.load(numels.to(FLOATS) + owner))
+    root = root * correction
     if tl.load(tile + 5) == 0:  # the first tile of its vector
         tl.store(rms.to(FLOATS) + owner, root)
     origin = begin.to(tl.int64)
     grad = read(tl.load(address), origin, index, mask, GRAD, False)
     average = tl.load(tl.load(address + 3).to(FLOATS) + begin + index, mask=mask, other=1.0)
-    change = grad * tl.rsqrt(average) * clip_factor(root, option)
+    change = grad * tl.rsqrt(average) * (clip_factor(root, option) * correction)
     momentum = tl.load(address + 2).to(FLOATS) + begin + index
     new = tl.load(momentum, mask=mask, other=0.0) * tl.load(option + BETA1)
     new += tl.load(option + BETA1 + 1) * change

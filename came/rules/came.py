@@ -15,6 +15,20 @@ its copy of the factors.  The momentum stays where its parameter is.  One matrix
 `z` is the clip factor of the step before (0 at the first).  About zero in place of `z` the
 expansion would cancel: in fp32 a gradient of 1 + 1e-4 noise then gives negative row sums.
 
+With `bias_correction` the factors are read as if they had not begun at zero, in step `t` of their
+parameter, and so is the second moment of a vector, `v / (1 - beta2^t)`:
+
+    u = g / sqrt(r^ c^ / mean(r^)),          r^, c^ = r, c / (1 - beta2^t)
+    p = ... - lr m' / sqrt(R^ C^ / mean(R^)),    R^, C^ = R, C / (1 - beta3^t)
+
+What is kept stays as it is.  So does the momentum, because the residual is measured from it: a
+corrected one is, at the first step, the update itself, the residual is then 0, and the step
+`1 / sqrt(eps2)`, a hundred million, times too large.  It is a warm-up: the first step is `lr / 9`
+where without correction it is `11 lr`, and after some `2 / (1 - beta1)` steps it is of full size.
+
+`beta1 = 0` is refused.  The residual is `beta1^2 (s u - m)^2`: the smaller beta1, the larger the
+step, as `1 / beta1`; and without a momentum all residuals are 0, and confidence tells nothing.
+
 A matrix that lies wholly on one rank needs no other rank's numbers.  Its owner takes it through all
 three passes at once, while it is in cache, and leaves the sums for the others to follow.
 """
@@ -32,7 +46,7 @@ from came.kernels.alone import Alone
 from came.kernels.table import Part, Table
 from came.layout import Param, packed_offsets
 from came.momentum import FORMATS
-from came.rules.options import check_choice, check_lr, check_number, check_numbers
+from came.rules.options import check_choice, check_flag, check_lr, check_number, check_numbers
 from came.tasks import Task
 
 FACTORS = ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_res_row", "exp_avg_res_col")
@@ -55,9 +69,16 @@ def check(options: dict[str, Any]) -> None:
     """Raise a ValueError if an option is out of its range."""
     check_lr(options)
     check_numbers(options, "betas", 3, below=1)
+    if options["betas"][0] == 0:
+        raise ValueError(
+            f"betas is {options['betas']!r}; the first must be > 0: confidence is how far updates "
+            "are from their momentum, and without one it is nothing. Adafactor keeps no momentum "
+            'with beta1=None; momentum="sign" keeps a bit of each number'
+        )
     check_numbers(options, "eps", 2, below=None)
     check_number(options, "clip_threshold", positive=True)
     check_number(options, "weight_decay")
+    check_flag(options, "bias_correction")
     check_choice(options, "momentum", tuple(FORMATS))
     check_choice(options, "matricize", ("last", "first"))
     check_choice(options, "kernel", select.NAMES)

@@ -30,6 +30,12 @@ def check_choice(options: dict[str, Any], key: str, choices: tuple[str, ...]) ->
         raise ValueError(f"{key} is {options[key]!r}; it must be one of {', '.join(choices)}")
 
 
+def check_flag(options: dict[str, Any], key: str) -> None:
+    """`options[key]` is True or False, or a ValueError is raised."""
+    if not isinstance(options[key], bool):
+        raise ValueError(f"{key} is {options[key]!r}; it must be True or False")
+
+
 def check_lr(options: dict[str, Any]) -> None:
     """The learning rate is a number or a tensor of one, >= 0, or a ValueError is raised."""
     if not float(options["lr"]) >= 0:

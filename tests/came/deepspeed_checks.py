@@ -33,7 +33,9 @@ def make_engine(case: Case, optimizer: str = "float32") -> Any:
     if optimizer == "adamw":
         chosen: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=LR)
     else:
-        chosen = CAME(groups, lr=LR, momentum=optimizer)
+        # Which step it is moves with the state: two formats would show it if it did not.
+        corrects = optimizer in ("bfloat16", "sign")
+        chosen = CAME(groups, lr=LR, momentum=optimizer, bias_correction=corrects)
     return initialize(model=model, optimizer=chosen, config=deepspeed_config(case))
 
 

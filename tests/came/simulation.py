@@ -21,6 +21,7 @@ OPTIONS: dict[str, Any] = {
     "eps": (1e-30, 1e-16),
     "clip_threshold": 0.7,
     "weight_decay": 0.1,
+    "bias_correction": False,
     "momentum": "float32",
     "matricize": "last",
     "stochastic_rounding": False,
@@ -150,20 +151,23 @@ def check_against_reference(
     *,
     kernel: str = "eager",
     num_steps: int = 10,
+    bias_correction: bool = False,
 ) -> None:
     """Steps with random gradients against the oracle in float64: parameters and all state."""
     generator = torch.Generator().manual_seed(len(shapes) + split.world_size)
     weights = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
-    ranks = world(shapes, split, weights, {**OPTIONS, "kernel": kernel})
+    settings = {**OPTIONS, "kernel": kernel, "bias_correction": bias_correction}
+    ranks = world(shapes, split, weights, settings)
     wanted = [weight.double() for weight in weights]
     states = [reference_state(weight) for weight in wanted]
     names = ("lr", "betas", "eps", "clip_threshold", "weight_decay")
     options = {name: OPTIONS[name] for name in names}
-    for _ in range(num_steps):
+    for step in range(1, num_steps + 1):
         grads = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
         assert simulate(ranks, grads) == 2
         for weight, grad, state in zip(wanted, grads, states, strict=True):
-            reference_step(weight, grad.double(), state, **options)
+            at = step if bias_correction else None
+            reference_step(weight, grad.double(), state, **options, corrected_at=at)
     for index, (weight, state) in enumerate(zip(wanted, states, strict=True)):
         for key, value in {"param": weight, **state}.items():
             what = f"{shapes[index]} {key}"

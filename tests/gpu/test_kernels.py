@@ -68,6 +68,13 @@ def test_stochastic_rounding_takes_the_same_random_bits() -> None:
         assert float(same.double().mean()) > 1 - 1e-3
 
 
+@pytest.mark.parametrize("momentum", ["float32", "sign"])
+def test_bias_correction(momentum: str) -> None:
+    options: dict[str, Any] = {"momentum": momentum, "bias_correction": True}
+    worlds = run_both(SHAPES, split_of(2), 3, device="cuda", **options)
+    check_equal(worlds, TOLERANCE[momentum])
+
+
 MODERATE = [(257, 1030), (1030, 40), (300,), (3, 50, 70)]
 
 

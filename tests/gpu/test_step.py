@@ -102,6 +102,7 @@ def test_what_cannot_be_captured_says_so() -> None:
     for options, match in (
         ({}, "warm up"),
         ({"stochastic_rounding": True}, "stochastic_rounding cannot be captured"),
+        ({"bias_correction": True}, "bias_correction cannot be captured"),
     ):
         params, optimizer = model(**options)
         set_grads(params, 0)

@@ -44,6 +44,13 @@ def test_how_came_keeps_its_momentum_and_runs() -> None:
     assert (group["momentum"], group["kernel"]) == ("int8", "eager")
 
 
+def test_came_with_bias_correction() -> None:
+    for words, corrects in (([], False), (["optimizer.bias_correction=true"], True)):
+        config = compose(words, 2)
+        (group, _) = build_optimizer(config.optimizer, config.runtime, nn.Linear(4, 3)).param_groups
+        assert group["bias_correction"] is corrects
+
+
 def test_adafactor_without_momentum() -> None:
     config = compose(["optimizer=adafactor", "optimizer.betas=[]"], 2)
     (group, _) = build_optimizer(config.optimizer, config.runtime, nn.Linear(4, 3)).param_groups
@@ -60,6 +67,8 @@ def test_adafactor_without_momentum() -> None:
         ("lamb optimizer.scale_parameter=true", "scale_parameter is given: it is adafactor's"),
         ("adafactor optimizer.scale_parameter=null", "scale_parameter is null"),
         ("lamb optimizer.momentum=int8", "momentum is given: it is came's"),
+        ("adamw optimizer.bias_correction=true", "bias_correction=true: it is came's"),
+        ("came optimizer.betas=[0,0.9,0.99]", "without a momentum came has no confidence"),
         ("came optimizer.momentum=null", "momentum is null"),
         ("lamb runtime.kernel=cpu", "runtime.kernel=cpu: lamb has plain torch alone"),
     ],

@@ -17,6 +17,8 @@ _FREE = (
     *("schedule", "train.steps"),
     *("batch.micro_size", "zero", "runtime.dtype", "deepspeed"),
 )
+# Keys that older versions did not have, and what they did.
+_IMPLIED = {"optimizer.bias_correction": False}
 
 
 def identity(config: Config, *, data: str, tokenizer: str) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def _chosen(config: Config, prefixes: tuple[str, ...]) -> dict[str, Any]:
         for key, value in flat.items()
         # What is not given is as absent as a key that the saving version did not have.
         if value is not None
+        and not (key in _IMPLIED and value == _IMPLIED[key])
         and any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
     }
 

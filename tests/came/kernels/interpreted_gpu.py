@@ -48,6 +48,17 @@ def test_sharded_equals_the_reference(kind: str, world_size: int) -> None:
     check_against_reference(shapes, split, torch.float32, 3e-6, kernel="gpu", num_steps=2)
 
 
+def test_bias_correction() -> None:
+    """A whole matrix, a batch, one cut in two, vectors of one tile and of several."""
+    shapes = [(17, 100), (3, 2, 3, 3), (11, 140), (13,), (4100,)]
+    for world_size in (1, 2):
+        split = flat_split(shapes, world_size, random.Random(1))
+        settings: dict[str, Any] = {"kernel": "gpu", "num_steps": 3, "bias_correction": True}
+        check_against_reference(shapes, split, torch.float32, 3e-6, **settings)
+    split = flat_split(shapes[:4], 2, random.Random(1))
+    check_equal(run_both(shapes[:4], split, 2, momentum="sign", bias_correction=True), 1e-5)
+
+
 @pytest.mark.parametrize("momentum", ["float32", "bfloat16", "int8", "sign"])
 def test_momentum_formats(momentum: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no program reads or writes beside the tensors.

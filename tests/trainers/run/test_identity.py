@@ -33,6 +33,7 @@ def test_the_same_run_has_no_differences() -> None:
         "model.dropout=0.3",
         "optimizer=adamw",
         "optimizer.lr=0.5",
+        "optimizer.bias_correction=true",
         "run.seed=5",
         "batch.global_size=128",
         "objective.sequence_length=32",
@@ -46,6 +47,12 @@ def test_what_is_learned_may_not_change(override: str) -> None:
     key = override.split()[0].split("=")[0]
     refused, _ = differences(*override.split())
     assert any(line.startswith(key) and line.endswith(" now") for line in refused)
+
+
+def test_a_key_that_an_older_version_did_not_have_says_what_it_did() -> None:
+    """Runs of CAME that began before bias correction go on without."""
+    new = identity(compose(TINY, 2), data="d", tokenizer="t")
+    assert "optimizer.bias_correction" not in new and "optimizer.clip_threshold" in new
 
 
 def test_with_phases_the_number_of_steps_says_which_samples_a_step_reads() -> None:
