@@ -28,7 +28,8 @@ def build_module(config: Config, data: Splits) -> nn.Module:
         if config.model.unigram_bias:
             set_unigram_bias(model, data.token_counts)
         return as_objective(config.objective.name, model)
-    model = load_pretrained(config.model, config.run.seed)
+    # What transformers has loaded is set to judge, and would be measured so before it trains.
+    model = load_pretrained(config.model, config.run.seed).train()
     if data.vocab_size > model.config.vocab_size:
         raise ConfigError(
             f"data.tokenizer={config.data.tokenizer} has {data.vocab_size} entries and "

@@ -54,13 +54,46 @@ class Place:
 
 
 def read_settings(place: Place, changes: Mapping[str, Any], overrides: Sequence[str]) -> Config:
-    """The settings of the run with dotted `changes`, and the words of `overrides`, on top."""
+    """The settings of the run as it ended, on one process, with dotted `changes`, and the words of
+    `overrides`, on top."""
+    saved = _saved(place)
+    ended = {
+        **{"train.phases": [], "batch.ramp_from": 0, "batch.ramp_fraction": 0.0},
+        **{"runtime.micro_batch": "given", "runtime.memory_gb": 0.0},
+        # Where the model started may be gone: what it became is here.
+        "model.path": None,
+    }
+    for phase in _phases(saved)[-1:]:
+        parts = {"objective": ("sequence_length", "max_predictions"), "batch": ("micro_size",)}
+        ended |= {
+            f"{section}.{key}": phase[key]
+            for section, keys in parts.items()
+            for key in keys
+            if phase.get(key) is not None
+        }
+    return reread(saved, {**ended, **changes}, overrides)
+
+
+def read_shortest(place: Place) -> int | None:
+    """Tokens of the run's shortest sequences, to which its sentences were cut."""
+    saved = _saved(place)
+    base = saved["objective"]["sequence_length"]
+    return min((phase.get("sequence_length") or base for phase in _phases(saved)), default=None)
+
+
+def _saved(place: Place) -> dict[str, Any]:
     try:
         saved = yaml.safe_load(place.settings.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{place.settings} cannot be read: {error}") from error
-    # Where the model started may be gone: what it became is here.
-    return reread(saved, {"model.path": None, **changes}, overrides)
+    if not isinstance(saved, dict):
+        raise DataError(f"{place.settings} holds no settings")
+    return saved
+
+
+def _phases(saved: Mapping[str, Any]) -> list[dict[str, Any]]:
+    train = saved.get("train")
+    return list(train.get("phases") or ()) if isinstance(train, dict) else []
 
 
 def read_tokenizer(place: Place) -> Tokenizer:

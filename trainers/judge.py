@@ -4,7 +4,8 @@
     came-eval run.dir=exported/ data.path=texts/         a model on disk, and all of any text
     came-eval run.dir=runs/quickstart eval.samples=4096 batch.micro_size=64
 
-run.dir is a run folder, one of its checkpoints, or what came-export wrote.
+run.dir is a run folder, one of its checkpoints, or what came-export wrote.  Of a run of phases the
+last one counts: its sequences are as long as those that the run itself was judged by at its end.
 """
 
 import os
@@ -19,7 +20,7 @@ from trainers.config import Config
 from trainers.data.splits import Splits, open_splits, open_whole
 from trainers.errors import ConfigError, DataError
 from trainers.failures import report
-from trainers.finished import Place, read_module, read_settings, read_tokenizer
+from trainers.finished import Place, read_module, read_settings, read_shortest, read_tokenizer
 from trainers.run.distributed import World
 from trainers.run.evaluate import Evaluator
 from trainers.run.folder import TOKENIZER_FILE
@@ -37,10 +38,13 @@ def evaluate(words: Sequence[str]) -> dict[str, float]:
     if "data.path" in given:
         # The vocabulary is the model's, whatever the text.
         tokenizer = str(place.folder / TOKENIZER_FILE)
-        changes = {"data.name": "text", "data.packages": [], "data.tokenizer": tokenizer}
-        changes["eval.samples"] = ALL
+        changes = {"data.name": "text", "data.tokenizer": tokenizer, "eval.samples": ALL}
+        changes |= {"data.packages": [], "data.sources": [], "data.hub": None}
     config = read_settings(place, changes, words)
-    data = open_whole(config) if "data.path" in given else open_splits(config)
+    if "data.path" in given:
+        data = open_whole(config)
+    else:
+        data = open_splits(config, read_shortest(place))
     if data.tokenizer.get_vocab() != read_tokenizer(place).get_vocab():
         raise DataError(
             f"the text of {config.data.name} has another vocabulary here than the run had: "

@@ -210,6 +210,8 @@ def hf_optimizer(config: Config) -> tuple[type[CAME], dict[str, Any]] | None:
     chosen = config.optimizer
     if chosen.name == "adamw":
         return None
+    if chosen.name != "came":
+        raise SystemExit(f"optimizer={chosen.name}: the other side has adamw and came alone")
     settings = {"lr": chosen.lr, "betas": chosen.betas, "eps": chosen.eps}
     return CAME, {**settings, "clip_threshold": chosen.clip_threshold}
 

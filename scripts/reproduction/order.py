@@ -59,7 +59,8 @@ def best_rate(task: Task, tried: Mapping[int, float | None]) -> int | None:
 
 def missing_rates(plan: Plan, task: Task, tried: Mapping[int, float | None]) -> list[int]:
     """Rates that the sweep still needs; empty when its best is inside, or enough were tried."""
-    if first := [rate for rate in (0, -1, 1) if rate not in tried]:
+    first = [rate for rate in task.rates or (0, -1, 1) if rate not in tried]
+    if first or task.rates:
         return first
     low, high = min(tried), max(tried)
     best = best_rate(task, tried)

@@ -24,7 +24,8 @@ class Contestant:
 class Task:
     """One comparison: all `contestants` learn the same from the same batches.
 
-    `metric` is a held-out metric at the end, `max:eval/...` where more is better.
+    `metric` is a held-out metric at the end, `max:eval/...` where more is better.  `rates` are the
+    exponents of a fixed sweep; none: it follows the best.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Task:
     metric: str
     words: tuple[str, ...]
     contestants: tuple[Contestant, ...]
+    rates: tuple[int, ...] = ()
 
     @property
     def metric_name(self) -> str:
@@ -69,7 +71,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def _task(name: str, told: dict[str, Any], known: dict[str, Any], path: Path) -> Task:
-    if extra := told.keys() - {"title", "metric", "words", "lr"}:
+    if extra := told.keys() - {"title", "metric", "words", "lr", "rates"}:
         raise ValueError(f"{path}: task {name} has unknown keys: {', '.join(sorted(extra))}")
     if unknown := told["lr"].keys() - known.keys():
         raise ValueError(
@@ -77,4 +79,5 @@ def _task(name: str, told: dict[str, Any], known: dict[str, Any], path: Path) ->
             f"{', '.join(known)}"
         )
     contestants = tuple(Contestant(c, tuple(known[c]), lr) for c, lr in told["lr"].items())
-    return Task(name, told["title"], told["metric"], tuple(told["words"]), contestants)
+    rates = tuple(told.get("rates", ()))
+    return Task(name, told["title"], told["metric"], tuple(told["words"]), contestants, rates)

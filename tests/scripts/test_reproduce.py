@@ -43,6 +43,12 @@ def test_a_best_at_the_edge_is_followed_as_far_as_allowed():
     ]
 
 
+def test_a_fixed_sweep_is_run_whole_and_no_further():
+    task = Task("t", "", "eval/loss", (), LOSS.contestants, rates=(-4, 0, 4))
+    assert missing_rates(PLAN, task, {0: 1.0}) == [-4, 4]
+    assert missing_rates(PLAN, task, {-4: 1.0, 0: 2.0, 4: 3.0}) == []
+
+
 def test_what_diverges_is_worst_and_the_sweep_goes_down():
     def reached(rate: int) -> float | None:
         return None if rate > -2 else -float(rate)

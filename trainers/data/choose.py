@@ -55,16 +55,19 @@ def choose(
     """Decide about all documents of shards, each with the number of its group.
 
     `weights`: the share of the text (bytes) that each group is to have; empty: all is taken. The
-    group that is scarcest for its weight is taken whole. `fraction` of the documents is held out.
-    Raises DataError when a part would have less than MIN_DOCUMENTS documents that differ.
+    group that is scarcest for its weight is taken whole. `fraction` of the documents is held out; 0:
+    none, and all are in the other part. Raises DataError when a part would have less than
+    MIN_DOCUMENTS documents that differ, or all of it nothing.
     """
     rates = _rates(name, shards, weights)
     choice = Choice(rates, int(fraction * 2**64), 1.0)
     counts, smallest, num_bytes = _count(choice, shards)
-    if counts[1] < MIN_DOCUMENTS < len(smallest):
+    if fraction and counts[1] < MIN_DOCUMENTS < len(smallest):
         choice = Choice(rates, int(smallest[MIN_DOCUMENTS]), 1.0)
         counts, _, num_bytes = _count(choice, shards)
-    if min(counts) < MIN_DOCUMENTS:
+    if counts[0] == 0:
+        raise DataError(f"{name}: there is no document in it")
+    if fraction and min(counts) < MIN_DOCUMENTS:
         raise DataError(
             f"{name}: {sum(counts)} documents, {counts[0]} to train on and {counts[1]} held out "
             f"(data.heldout_fraction={fraction}), but each part needs {MIN_DOCUMENTS} that "

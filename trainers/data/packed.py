@@ -129,7 +129,8 @@ def open_plan(single: MaskedLMBatches, objective: ObjectiveConfig, folder: Path)
     here = Path(__file__)
     inputs = {
         "code": digest_files(
-            here.with_name(f"{name}.py") for name in ("packed", "packing", "pairs")
+            here.with_name(f"{name}.py")
+            for name in ("masked", "packed", "packing", "pairs", "random_access")
         ),
         "objective": asdict(objective),
     }

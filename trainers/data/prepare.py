@@ -48,7 +48,7 @@ from trainers.errors import ConfigError, DataError
 # The programs that decide what text becomes: a change in them makes other data.
 _CODE = (
     *("choose", "docstrings", "documentation", "documents", "encode", "files", "hub"),
-    *("open_source", "plain", "prepare", "records", "sentencepiece", "sentences", "shards"),
+    *("open_source", "plain", "prepare", "random_access", "records", "sentencepiece", "sentences", "shards"),
     *("sources", "store", "tokenizer", "vocabulary"),
 )
 
@@ -152,8 +152,9 @@ def _build(data: DataConfig, source: Source, needs: Needs, folder: Path) -> None
     choice = choose(source.name, opened, source.weights, data.heldout_fraction)
     tokenizer = _tokenizer(data, opened, choice, needs, folder / "tokenizer.json")
     metas = _encode(data, shards, choice, needs, folder)
-    for part in PARTS:
-        _check_fit(Store.open(folder / part), special_ids(tokenizer).unk, part)
+    for part in PARTS if data.heldout_fraction else PARTS[:1]:
+        least = MIN_DOCUMENTS if data.heldout_fraction else 1
+        _check_fit(Store.open(folder / part), special_ids(tokenizer).unk, part, least)
     content = json.dumps([fingerprint(tokenizer), *(meta.sha256 for meta in metas)])
     meta = {
         "source": source.name,
@@ -241,12 +242,12 @@ def _encode(
     return [merge_stores([task.folder / part for task in tasks], folder / part) for part in PARTS]
 
 
-def _check_fit(store: Store, unknown: int | None, part: str) -> None:
+def _check_fit(store: Store, unknown: int | None, part: str, least: int) -> None:
     """Refuse a vocabulary that is not of this text."""
-    if store.meta.num_documents < MIN_DOCUMENTS:
+    if store.meta.num_documents < least:
         raise DataError(
             f"{store.meta.num_documents} documents of the {part} part hold a token, but "
-            f"{MIN_DOCUMENTS} are needed: this tokenizer leaves next to nothing of this text"
+            f"{least} are needed: this tokenizer leaves next to nothing of this text"
         )
     num_unknown = store.count(unknown) if unknown is not None else 0
     if num_unknown > MAX_UNKNOWN * store.meta.num_tokens:

@@ -15,7 +15,6 @@ from trainers.data.needs import needs_of
 from trainers.data.packed import PackedMLMBatches
 from trainers.data.prepare import Prepared, prepare
 from trainers.data.span_corruption import SpanCorruptionBatches
-from trainers.data.store import join
 from trainers.data.tokenizer import SpecialIds, fingerprint
 from trainers.data.words import num_words
 from trainers.errors import DataError
@@ -75,9 +74,8 @@ def open_splits(config: Config, shortest: int | None = None) -> Splits:
 
 def open_whole(config: Config) -> Splits:
     """All the text of `config.data` as the held-out part, for a model that is trained already."""
-    # What is held out of it, two documents at least, is put back.
-    prepared = prepare(replace(config.data, heldout_fraction=1e-9), needs_of(config.objective))
-    whole = replace(prepared, heldout=join((prepared.train, prepared.heldout)))
+    prepared = prepare(replace(config.data, heldout_fraction=0.0), needs_of(config.objective))
+    whole = replace(prepared, heldout=prepared.train)
     batches = _batches(config, whole, "heldout", HELDOUT_SEED)
     return _splits(prepared, batches, batches)
 

@@ -80,36 +80,6 @@ def mapped(file: Path, dtype: str) -> NDArray[Any]:
     return np.asarray(np.memmap(file, dtype, mode="r"))
 
 
-def join(stores: Sequence[Store]) -> Store:
-    """Stores end to end as one, in memory. Its digest is that of theirs."""
-    sentences = np.cumsum([0, *(store.meta.num_tokens for store in stores)])
-    documents = np.cumsum([0, *(store.meta.num_sentences for store in stores)])
-    digest = hashlib.sha256("".join(store.meta.sha256 for store in stores).encode())
-    first = stores[0].meta
-    meta = replace(
-        first,
-        num_tokens=int(sentences[-1]),
-        num_sentences=int(documents[-1]),
-        num_documents=sum(store.meta.num_documents for store in stores),
-        max_sentence_tokens=max(store.meta.max_sentence_tokens for store in stores),
-        sha256=digest.hexdigest(),
-    )
-    return Store(
-        np.concatenate([store.tokens for store in stores]),
-        _end_to_end([store.sentence_starts for store in stores], sentences),
-        _end_to_end([store.document_starts for store in stores], documents),
-        meta,
-        stores[0].folder,
-    )
-
-
-def _end_to_end(
-    starts: Sequence[NDArray[np.int64]], offsets: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    parts = [part[:-1] + offset for part, offset in zip(starts, offsets[:-1], strict=True)]
-    return np.concatenate([*parts, offsets[-1:]])
-
-
 class StoreWriter:
     """Writes a store document by document, with memory for its sentence starts only.
 

@@ -45,7 +45,10 @@ class Evaluator:
         held-out label always.
         """
         engine.eval()
-        total = torch.zeros(2 * len(self._num_labels), device=self._world.device)
+        # In float64: of a large text, numbers of right answers are beyond what float32 counts.
+        total = torch.zeros(
+            2 * len(self._num_labels), device=self._world.device, dtype=torch.float64
+        )
         with torch.no_grad():
             for positions in self._turns:
                 idle = len(positions) == 0  # takes part with a sample that does not count

@@ -29,7 +29,7 @@ def fit_micro_batches(
     """
     room = memory(config, world) - standing_bytes(config, module, world.world_size)
     sizes = [
-        _largest(candidates(unit // world.world_size), splits, module, world, room)
+        _largest(unit // world.world_size, splits, module, world, room)
         for unit, splits in zip(batch_units(config), data, strict=True)
     ]
     phases = tuple(
@@ -43,26 +43,28 @@ def fit_micro_batches(
     )
 
 
-def candidates(most: int) -> list[int]:
-    """Divisors of `most`, each at least twice the one before, and `most` itself."""
-    found = [1]
-    for size in range(2, most + 1):
-        if most % size == 0 and size >= 2 * found[-1]:
-            found.append(size)
-    return found
+def next_size(most: int, best: int, failed: int | None) -> int | None:
+    """The divisor of `most` to try after `best` fitted, and `failed` did not; None when it is found.
+
+    Sizes at least double until one does not fit; those between are tried from the lowest.
+    """
+    end = failed or most + 1
+    larger = [size for size in range(best + 1, end) if most % size == 0]
+    return next((size for size in larger if failed or size >= 2 * best), (larger or [None])[0])
 
 
-def _largest(sizes: list[int], splits: Splits, module: nn.Module, world: World, room: float) -> int:
-    """The last of the ascending `sizes` before one that does not fit; 1 is not asked."""
-    best, needed = sizes[0], _needed(sizes[0], splits, module, world)
-    for size in sizes[1:]:
+def _largest(most: int, splits: Splits, module: nn.Module, world: World, room: float) -> int:
+    """The largest divisor of `most` that fits, as far as larger ones need more; 1 is not asked."""
+    best, failed = 1, None
+    needed = _needed(best, splits, module, world)
+    while size := next_size(most, best, failed):
         # Nothing is tried that must fail: on a CPU the machine would begin to swap.
-        if not _all_agree(needed * size / best <= room, world):
-            break
-        needed = _needed(size, splits, module, world)
-        if not _all_agree(needed <= room, world):
-            break
-        best = size
+        if _all_agree(needed * size / best <= room, world):
+            tried = _needed(size, splits, module, world)
+            if _all_agree(tried <= room, world):
+                best, needed = size, tried
+                continue
+        failed = size
     return best
 
 
