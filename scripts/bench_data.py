@@ -223,20 +223,21 @@ def make_store(folder: Path, num_samples: int, by_sentence: bool) -> None:
 def document(record: dict[str, Any]) -> Iterator[str]:
     """The run as markdown."""
     yield "# Benchmarks of the data\n"
-    yield "| what | target | measured |\n|---|---|---|"
+    yield "| what | target | measured | met? |\n|---|---|---|---|"
     for found in record["loaders"]:
         ratio = found["ratio"]
         yield (
             f"| {found['name']}: tokens/s of one thread, ours / the usual way "
             f"| >= {TARGET_RATIO:.0f} | {ratio['median']:.1f} ({ratio['q1']:.1f} to "
-            f"{ratio['q3']:.1f}, n = {ratio['n']}) |"
+            f"{ratio['q3']:.1f}, n = {ratio['n']}) | {met(ratio['median'] >= TARGET_RATIO)} |"
         )
     for found in record["resume"]:
         later = spread(found["seconds"][1:])
+        is_met = met(later["median"] <= TARGET_SECONDS)
         yield (
             f"| {found['name']}: a run of {found['num_samples']:,} samples opened, to its last "
             f"batch | <= {TARGET_SECONDS:.0f} s | {later['median']:.3f} s (n = {later['n']}; the "
-            f"very first time {found['seconds'][0]:.1f} s) |"
+            f"very first time {found['seconds'][0]:.1f} s) | {is_met} |"
         )
     yield "\n| | tokens/s, median | in a turn |\n|---|---|---|"
     for found in record["loaders"]:
@@ -246,6 +247,10 @@ def document(record: dict[str, Any]) -> Iterator[str]:
             yield f"| {found['name']}, {key} | {tokens / median:,.0f} | {tokens:,} |"
     yield "\n| | |\n|---|---|"
     yield from (f"| {name} | {value} |" for name, value in record["machine"].items())
+
+
+def met(is_met: bool) -> str:
+    return "yes" if is_met else "**no**"
 
 
 def progress(line: str) -> None:

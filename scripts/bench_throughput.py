@@ -140,7 +140,7 @@ def document(record: dict[str, Any]) -> str:
         f"{key} {record[key]}" for key in ("dtype", "batch", "length", "zero_stage", "optimizer")
     )
     lines = [f"## Training steps: {record['num_params']:,} parameters, {words}\n"]
-    lines += [f"`{' '.join(record['words'])}`\n"] if record["words"] else []
+    lines += [f"`{' '.join(record['words'])}`\n"] if record.get("words") else []
     lines += [table(("", ""), list(record["machine"].items())), ""]
     head = ("program", "n", "tokens/s, median", "quartiles", "times as many as transformers")
     lines.append(

@@ -41,10 +41,8 @@ def evaluate(words: Sequence[str]) -> dict[str, float]:
         changes = {"data.name": "text", "data.tokenizer": tokenizer, "eval.samples": ALL}
         changes |= {"data.packages": [], "data.sources": [], "data.hub": None}
     config = read_settings(place, changes, words)
-    if "data.path" in given:
-        data = open_whole(config)
-    else:
-        data = open_splits(config, read_shortest(place))
+    own = "data.path" not in given
+    data = open_splits(config, read_shortest(place)) if own else open_whole(config)
     if data.tokenizer.get_vocab() != read_tokenizer(place).get_vocab():
         raise DataError(
             f"the text of {config.data.name} has another vocabulary here than the run had: "

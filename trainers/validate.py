@@ -201,6 +201,8 @@ def _mix(sources: tuple[MixSource, ...]) -> Iterator[str]:
             yield f"data.sources[{number}] needs either a path or a hub"
         if source.weight is not None and not 0 < source.weight < INF:
             yield f"data.sources[{number}].weight must be above 0, not {source.weight}"
+        if source.join_records < 1:
+            yield f"data.sources[{number}].join_records must be 1 or more"
     if len({source.weight is None for source in sources}) > 1:
         yield "data.sources: give every source a weight, or none"
 

@@ -25,7 +25,7 @@ from trainers.data.batches import IGNORED_LABEL
 from trainers.data.splits import open_phases
 from trainers.phases import Plan, plan
 from trainers.run.distributed import World
-from trainers.run.engine import DTYPES, build_engine, deepspeed_config
+from trainers.run.engine import DTYPES, build_engine, deepspeed_config, num_micro_batches
 from trainers.run.feed import Feed
 from trainers.run.loop import train_step
 from trainers.run.speed import set_speed
@@ -187,6 +187,7 @@ def hf_arguments(config: Config, folder: str, world: World) -> TrainingArguments
         output_dir=folder,
         max_steps=config.train.steps,
         per_device_train_batch_size=config.batch.micro_size,
+        gradient_accumulation_steps=num_micro_batches(config, world.world_size),
         learning_rate=config.optimizer.lr,
         lr_scheduler_type="constant",
         weight_decay=config.optimizer.weight_decay,

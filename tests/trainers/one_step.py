@@ -1,4 +1,4 @@
-"""`python -m tests.trainers.one_step FOLDER`: every experiment, made tiny, trains one step.
+"""`python -m tests.trainers.one_step FOLDER`: every experiment, made tiny, makes a step.
 
 All in one process: starting one for each would take most of the time.
 """
@@ -18,14 +18,17 @@ TINY = (
     *("batch.global_size=4", "batch.micro_size=2", "train.steps=1", "eval.samples=8"),
     *("runtime.threads=1", "launch.processes=1", "train.phases=[]"),
 )
+PHASES = ("train.steps=2", "train.phases=[{share: 0.5, sequence_length: 16}, {share: 0.5}]")
 OF_FAMILY = {"llama": ("model.kv_heads=1",), "bert": ("objective.max_predictions=8",)}
 
 
 def words_of(experiment: str, folder: Path) -> list[str]:
     where = [f"data.path={folder / 'text.txt'}", f"data.cache_dir={folder / 'cache'}"]
-    family = compose([f"experiment={experiment}", *where[:1], "data=text"], 1).model.family
+    whole = compose([f"experiment={experiment}", *where[:1], "data=text"], 1)
+    phases = PHASES if whole.train.phases else ()
     return [
-        *(f"experiment={experiment}", *TINY, *where, *OF_FAMILY.get(family, ())),
+        *(f"experiment={experiment}", *TINY, *where, *OF_FAMILY.get(whole.model.family, ())),
+        *phases,
         f"run.dir={folder / experiment}",
     ]
 
@@ -39,7 +42,7 @@ def main(folder: Path) -> None:
     write_text(folder / "text.txt", num_documents=60)
     for experiment in choices()["experiment"]:
         loop.run(compose(words_of(experiment, folder), 1))
-        (line,) = (folder / experiment / "metrics.jsonl").read_text().splitlines()
+        line = (folder / experiment / "metrics.jsonl").read_text().splitlines()[-1]
         print("RESULT", json.dumps({"experiment": experiment, **json.loads(line)}), flush=True)
 
 

@@ -55,8 +55,8 @@ def choose(
     """Decide about all documents of shards, each with the number of its group.
 
     `weights`: the share of the text (bytes) that each group is to have; empty: all is taken. The
-    group that is scarcest for its weight is taken whole. `fraction` of the documents is held out; 0:
-    none, and all are in the other part. Raises DataError when a part would have less than
+    group that is scarcest for its weight is taken whole. `fraction` of the documents is held out;
+    0: none, and all are in the other part. Raises DataError when a part would have less than
     MIN_DOCUMENTS documents that differ, or all of it nothing.
     """
     rates = _rates(name, shards, weights)

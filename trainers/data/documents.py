@@ -91,6 +91,21 @@ def _place_to_cut(text: str) -> int:
     return len(text)
 
 
+def joined(read: Read, number: int, trouble: Trouble) -> Iterator[Piece]:
+    """The documents of `read`, `number` of them together as the lines of one."""
+    held: Piece | None = None
+    count, begins = 0, True
+    for text, ends in read(trouble):
+        if held is not None:
+            yield held
+        count = count % number
+        text = "\n" + text if begins and count else text
+        count, begins = count + ends, ends
+        held = text, count == number
+    if held is not None:
+        yield held[0], True
+
+
 def check_text(text: object, file: Path | str, where: str, trouble: Trouble) -> str | None:
     """The text of a record, if it is one; None when it is to be passed over."""
     if not isinstance(text, str):

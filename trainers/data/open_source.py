@@ -8,7 +8,7 @@ from functools import partial
 
 from trainers.config import DataConfig, MixSource
 from trainers.data.documentation import documentation_source
-from trainers.data.documents import Part, Source
+from trainers.data.documents import Part, Source, joined
 from trainers.data.hub import HubDataset, hub_source
 from trainers.data.sources import text_source
 from trainers.errors import ConfigError
@@ -41,18 +41,22 @@ def _mix(given: Sequence[MixSource]) -> Source:
         text_source(one.path, one.text_column) if one.path else _hub(str(one.hub), one)
         for one in given
     ]
-    digest = hashlib.sha256(json.dumps([source.digest for source in sources]).encode())
+    numbers = [one.join_records for one in given]
+    digests = [f"{source.digest} {n}" for source, n in zip(sources, numbers, strict=True)]
+    digest = hashlib.sha256(json.dumps(digests).encode())
     return Source(
         name=" and ".join(source.name for source in sources),
         digest=digest.hexdigest(),
-        parts=partial(_all_parts, sources),
+        parts=partial(_all_parts, sources, numbers),
         weights=tuple(one.weight for one in given if one.weight is not None),
     )
 
 
-def _all_parts(sources: Sequence[Source]) -> list[Part]:
+def _all_parts(sources: Sequence[Source], numbers: Sequence[int]) -> list[Part]:
     return [
-        replace(part, group=number)
-        for number, source in enumerate(sources)
+        replace(
+            part, group=group, read=partial(joined, part.read, number) if number > 1 else part.read
+        )
+        for group, (source, number) in enumerate(zip(sources, numbers, strict=True))
         for part in source.parts()
     ]

@@ -48,7 +48,16 @@ from trainers.errors import ConfigError, DataError
 # The programs that decide what text becomes: a change in them makes other data.
 _CODE = (
     *("choose", "docstrings", "documentation", "documents", "encode", "files", "hub"),
-    *("open_source", "plain", "prepare", "random_access", "records", "sentencepiece", "sentences", "shards"),
+    *(
+        "open_source",
+        "plain",
+        "prepare",
+        "random_access",
+        "records",
+        "sentencepiece",
+        "sentences",
+        "shards",
+    ),
     *("sources", "store", "tokenizer", "vocabulary"),
 )
 

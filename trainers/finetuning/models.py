@@ -24,7 +24,6 @@ from trainers.errors import ConfigError, DataError
 from trainers.export import export
 from trainers.pretrained import DROPOUTS
 
-_LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _POOLER = "pooler."  # a model without next sentences may have none
 
 
@@ -53,7 +52,7 @@ class Start:
         for file in [folder / "config.json"] if untrained else weights:
             digest.update(file.read_bytes())
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # whatever transformers raises for what it cannot read
             raise DataError(f"model={source}: its tokenizer cannot be read: {error}") from error
         if not tokenizer.is_fast:
@@ -79,21 +78,21 @@ def build(
     kind = AutoModelForSequenceClassification if num_labels else AutoModelForQuestionAnswering
     torch.manual_seed(seed)
     try:
-        config = AutoConfig.from_pretrained(start.folder, **_LOCAL)
+        config = AutoConfig.from_pretrained(start.folder, local_files_only=True)
         for name in DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, dropout)
         config.num_labels = num_labels or 2
         config.pad_token_id = start.tokenizer.pad_token_id
         if untrained:
-            return kind.from_config(config, trust_remote_code=False)
+            return kind.from_config(config)
         model, found = kind.from_pretrained(
             start.folder,
             config=config,
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
-            **_LOCAL,
+            local_files_only=True,
         )
     except Exception as error:  # whatever safetensors and transformers raise
         raise DataError(f"{start.folder} cannot be read as {kind.__name__}: {error}") from error

@@ -96,6 +96,8 @@ class Feed:
         self._counts += Counts(1, stretch.size, micro.num_tokens, flops)
 
     def _all(self, start: int) -> Iterator[Micro]:
+        if self._device.type == "cuda":  # each thread has a current device of its own
+            torch.cuda.set_device(self._device)
         for step in range(start + 1, self._config.train.steps + 1):
             stretch = self._plan.at(step)
             batches, inside = self._data[stretch.phase].train, self._phases[stretch.phase]

@@ -44,7 +44,7 @@ def fit_micro_batches(
 
 
 def next_size(most: int, best: int, failed: int | None) -> int | None:
-    """The divisor of `most` to try after `best` fitted, and `failed` did not; None when it is found.
+    """The divisor of `most` to try after `best` fitted and `failed` did not; None: it is found.
 
     Sizes at least double until one does not fit; those between are tried from the lowest.
     """
@@ -54,7 +54,7 @@ def next_size(most: int, best: int, failed: int | None) -> int | None:
 
 
 def _largest(most: int, splits: Splits, module: nn.Module, world: World, room: float) -> int:
-    """The largest divisor of `most` that fits, as far as larger ones need more; 1 is not asked."""
+    """The largest divisor of `most` that fits, if more need more; 1 is not asked."""
     best, failed = 1, None
     needed = _needed(best, splits, module, world)
     while size := next_size(most, best, failed):

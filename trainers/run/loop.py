@@ -24,7 +24,7 @@ from trainers.run.console import tell
 from trainers.run.distributed import World, join, leave
 from trainers.run.engine import DTYPES, build_engine, set_batch
 from trainers.run.evaluate import Evaluator, to_device
-from trainers.run.feed import Feed, Micro
+from trainers.run.feed import Feed, Micro, without_waste
 from trainers.run.finite import Skips, Spikes, contagious, guard
 from trainers.run.fit import fit_micro_batches, told
 from trainers.run.folder import LEDGER_FILE, MODEL_FILE, TOKENIZER_FILE, RunFolder
@@ -53,7 +53,7 @@ def run(config: Config) -> None:
     ):
         module = build_module(config, data[0])
         module = module.to(world.device, DTYPES[config.runtime.dtype])
-        sample = to_device(data[0].train.batch(np.arange(1)), world)
+        sample = to_device(without_waste(data[0].train.batch(np.arange(1))), world)
         device = f"{_device_name(world)}; {attention_kernels(module, sample)}"
         set_speed(module, config.runtime)
         if config.runtime.micro_batch == "auto":

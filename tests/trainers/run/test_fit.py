@@ -13,7 +13,7 @@ from trainers.data.splits import open_phases
 from trainers.errors import ConfigError
 from trainers.phases import phase_configs
 from trainers.run.distributed import World
-from trainers.run.fit import candidates, fit_micro_batches, memory, standing_bytes
+from trainers.run.fit import fit_micro_batches, memory, next_size, standing_bytes
 
 WORDS = (
     *("experiment=quickstart", "data=text", "data.vocab_size=300", "runtime.micro_batch=auto"),
@@ -39,11 +39,15 @@ def found(folder: Path, memory_gb: float, *words: str) -> list[int]:
     return [inside.batch.micro_size for inside in phase_configs(fitted)]
 
 
-def test_candidates_double_and_divide() -> None:
-    assert candidates(1) == [1]
-    assert candidates(32) == [1, 2, 4, 8, 16, 32]
-    assert candidates(24) == [1, 2, 4, 8, 24]
-    assert candidates(7) == [1, 7]
+@pytest.mark.parametrize("most", [1, 7, 24, 32, 48, 60])
+def test_the_largest_divisor_that_fits_is_found_in_few_tries(most: int) -> None:
+    for room in range(1, most + 1):
+        best, failed, tries = 1, None, 0
+        while size := next_size(most, best, failed):
+            best, failed, tries = (size, failed, tries) if size <= room else (best, size, tries)
+            tries += 1
+        assert best == max(size for size in range(1, room + 1) if most % size == 0)
+        assert tries <= 8
 
 
 def test_more_memory_is_a_larger_micro_batch_until_the_whole_fits(tmp_path: Path) -> None:
