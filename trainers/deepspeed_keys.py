@@ -62,6 +62,11 @@ OFFERED = frozenset(
     ("activation_checkpointing", "disable_python_gc", "log_level", "zero_optimization")
 )
 
+# What would switch off a guard that every run relies on.
+GUARDS = {
+    "zero_optimization.compute_grad_norm": "by that norm gradients that are no numbers are noticed"
+}
+
 # What this project writes itself, and the key of ours that it comes from.
 OURS = {
     "train_batch_size": "batch.global_size",
@@ -107,6 +112,8 @@ def _check(section: Mapping[str, Any], prefix: str, known: frozenset[str]) -> It
         key = f"{prefix}{name}"
         if key in OURS:
             yield f"deepspeed.{key} is written by this program: set {OURS[key]} instead"
+        elif key in GUARDS:
+            yield f"deepspeed.{key} is not offered here: {GUARDS[key]}"
         elif name not in known:
             hint = nearest(f"deepspeed.{key}", (f"deepspeed.{prefix}{other}" for other in known))
             yield f"unknown key 'deepspeed.{key}', DeepSpeed has no such setting{hint}"

@@ -6,6 +6,7 @@ import pytest
 
 from trainers.deepspeed_keys import (
     CHECKPOINTING,
+    GUARDS,
     OFFERED,
     OURS,
     TOP_LEVEL,
@@ -64,7 +65,7 @@ def test_zero_keys_are_the_fields_of_deepspeeds_model(deepspeed_config):
 
 def test_keys_of_ours_are_keys_of_deepspeed():
     assert OFFERED <= TOP_LEVEL
-    for key in OURS:
+    for key in (*OURS, *GUARDS):
         section, _, name = key.rpartition(".")
         assert name in (ZERO if section else TOP_LEVEL), key
 
@@ -87,6 +88,7 @@ def test_sections_hold_what_deepspeed_reads(deepspeed_config):
         ({"activation_checkpointing": True}, "must be a mapping"),
         ({"wall_clock_breakdown": True}, "not offered"),
         ({"zero_optimization": {"zenflow": {}}}, "written by this program"),
+        ({"zero_optimization": {"compute_grad_norm": False}}, "gradients that are no numbers"),
         ({"tensor_parallel": {"autotp_size": 2}}, "not offered"),
         ({"gradient_allreduce_op": "sum"}, "not offered"),
     ],
