@@ -215,6 +215,19 @@ def test_not_a_number_on_one_rank_is_passed_over_and_counted(corpus: Path, tmp_p
     assert '"train/loss_spikes": 1' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
+def test_a_bad_batch_in_the_last_step_is_no_dead_end(corpus: Path, tmp_path: Path) -> None:
+    """Row 18: every start ended with 5 in the same step."""
+    run_dir, words = tmp_path / "run", "train.steps=7"
+    ended = Started(corpus, run_dir, words, fault="times=nan@loss:rank1:step7").end()
+    assert ended.code == 0, ended.output
+    assert "the run ends with the parameters of step 6, the last good one" in ended.output
+    assert commits(run_dir) == [7, 6]
+    kept, last = state(run_dir, 6), state(run_dir, 7)
+    assert {name: last[name] for name in kept} == kept
+    ended = Started(corpus, run_dir, words).end()
+    assert ended.code == 0 and "already complete" in ended.output, ended.output
+
+
 def test_faults_are_refused_outside_tests(corpus: Path, tmp_path: Path) -> None:
     started = Started(corpus, tmp_path / "run", fault="kill@step", CAME_FAULT_TEST="0")
     ended = started.end()

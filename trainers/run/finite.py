@@ -54,26 +54,38 @@ class Skips:
         self.total: int = engine.skipped_steps  # with those of earlier starts
         self._limit, self._checkpoints = limit, checkpoints
         self._in_row = 0
+        self._text = ""  # of the last one
 
-    def note(
-        self, engine: Any, step: int, positions: range, loss: Tensor, *, is_last: bool
-    ) -> bool:
+    def note(self, engine: Any, step: int, positions: range, loss: Tensor) -> bool:
         """Whether `step`, of the samples at `positions`, was skipped.
 
         `loss` [] is this rank's share.  Every rank must call it, and all know alike.
-        Raises NonFiniteError where that was one too many, or the last of the run.
+        Raises NonFiniteError where that was one too many.
         """
         if engine.skipped_steps == self.total:
             self._in_row = 0
             return False
         self.total = engine.skipped_steps
         self._in_row += 1
-        text = f"{self._culprits(loss)} at step {step}, samples {positions[0]} to {positions[-1]}"
-        if self._in_row > self._limit or is_last:
-            raise self._error(engine, text, step)
+        samples = f"samples {positions[0]} to {positions[-1]}"
+        self._text = f"{self._culprits(loss)} at step {step}, {samples}"
+        if self._in_row > self._limit:
+            raise self._error(engine, step)
         if own_rank() == 0:
-            logger.warning("%s: no rank updates anything in this step", text)
+            logger.warning("%s: no rank updates anything in this step", self._text)
         return True
+
+    def end(self, engine: Any, step: int, heldout_loss: float) -> None:
+        """The run ends with `step`, which was skipped: with what the step before has left.
+
+        Every rank must call it, with the same loss.  Raises NonFiniteError where that is no number:
+        then not the batch was bad, but the last update.
+        """
+        if not math.isfinite(heldout_loss):
+            raise self._error(engine, step)
+        if own_rank() == 0:
+            good = step - self._in_row
+            logger.warning("the run ends with the parameters of step %d, the last good one", good)
 
     def _culprits(self, loss: Tensor) -> str:
         losses = together(loss.item, RunError)
@@ -82,11 +94,11 @@ class Skips:
             return "the gradients are not finite"
         return f"the loss of rank {', '.join(ranks)} is not finite"
 
-    def _error(self, engine: Any, text: str, step: int) -> NonFiniteError:
+    def _error(self, engine: Any, step: int) -> NonFiniteError:
         found = commits.committed(self._checkpoints)
         error = NonFiniteError(
-            f"{text}, the {self._in_row}. step in a row without an update{_broken(engine)}: the "
-            f"last good step is {step - self._in_row}, the newest checkpoint "
+            f"{self._text}, the {self._in_row}. step in a row without an update{_broken(engine)}: "
+            f"the last good step is {step - self._in_row}, the newest checkpoint "
             f"{found[0].name if found else 'none'}. Lower optimizer.lr or warm up longer; a "
             f"rare bad batch is passed over by train.max_skipped_steps (now {self._limit})"
         )

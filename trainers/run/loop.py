@@ -111,16 +111,15 @@ def train(
                 set_batch(engine, stretch.size, phases[stretch.phase].batch.micro_size)
                 rate = learning_rate(config.schedule, step, steps, config.optimizer.lr)
                 loss = train_step(config, engine, world, feed.step(step), rate, step, stopping)
-                skipped = skips.note(
-                    engine, step, stretch.positions(step), loss, is_last=step == steps
-                )
+                skipped = skips.note(engine, step, stretch.positions(step), loss)
                 signum = stopping.told()
 
                 values: dict[str, Any] = {"step": step}
                 logs = step in (1, steps) or _is_due(step, config.train.log_every)
                 evaluates = step == steps or _is_due(step, config.eval.every)
                 owes_save |= step == steps or signum > 0 or saver.is_due(step, waits=logs)
-                saves = owes_save and not skipped  # the last update may be what is wrong
+                # The last update may be what is wrong; at the end the evaluation tells.
+                saves = owes_save and (not skipped or step == steps)
                 if logs or evaluates or saves:
                     done = Progress(stretch.begin(step + 1), saver.tokens + feed.counts.tokens)
                 if logs:
@@ -139,6 +138,8 @@ def train(
                         values |= evaluators[stretch.phase](engine)
                     if len(values) > 1:
                         metrics.log(values)
+                    if skipped and step == steps:
+                        skips.end(engine, step, values["eval/loss"])
                     if saves or (not skipped and saver.is_better(values)):
                         fault("save")
                         saver.save(engine, step, done, values)

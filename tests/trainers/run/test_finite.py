@@ -37,11 +37,8 @@ def engine(skipped: int = 0) -> SimpleNamespace:
     return SimpleNamespace(skipped_steps=skipped, module=nn.Linear(2, 2))
 
 
-def note(
-    skips: Skips, fake: SimpleNamespace, step: int, loss: float, is_last: bool = False
-) -> bool:
-    positions = range(24 * step - 24, 24 * step)
-    return skips.note(fake, step, positions, torch.tensor(loss), is_last=is_last)
+def note(skips: Skips, fake: SimpleNamespace, step: int, loss: float) -> bool:
+    return skips.note(fake, step, range(24 * step - 24, 24 * step), torch.tensor(loss))
 
 
 def bad_step(limit: int, folder: Path) -> tuple[Skips, SimpleNamespace]:
@@ -91,9 +88,22 @@ def test_at_once_where_none_is_allowed(tmp_path: Path) -> None:
         note(*bad_step(0, tmp_path), 1, math.nan)
 
 
-def test_a_run_does_not_end_well_in_a_step_without_an_update(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError, match="last good step is 19"):
-        note(*bad_step(10, tmp_path), 20, math.nan, is_last=True)
+def test_a_bad_batch_in_the_last_step_leaves_good_parameters(tmp_path: Path, caplog) -> None:
+    skips, fake = bad_step(10, tmp_path)
+    assert note(skips, fake, 20, math.nan)
+    skips.end(fake, 20, 3.5)
+    assert "the run ends with the parameters of step 19, the last good one" in caplog.text
+
+
+@pytest.mark.parametrize("heldout_loss", [math.nan, math.inf])
+def test_a_run_does_not_end_well_with_parameters_that_know_nothing(
+    heldout_loss: float, tmp_path: Path
+) -> None:
+    """The last update was the bad one: no batch has a loss that is a number."""
+    skips, fake = bad_step(10, tmp_path)
+    assert note(skips, fake, 20, math.nan)
+    with pytest.raises(NonFiniteError, match="at step 20, samples 456.* last good step is 19"):
+        skips.end(fake, 20, heldout_loss)
 
 
 def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
