@@ -12,6 +12,7 @@
 Torch is not imported here: the launcher checks the folder before any rank exists.
 """
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -43,6 +44,9 @@ logger = logging.getLogger(__name__)
 SETTINGS_FILE, TOKENIZER_FILE, MODEL_FILE = "config.yaml", "tokenizer.json", "model.json"
 PROVENANCE_FILE, LEDGER_FILE = "provenance.json", "ledger.json"
 
+_PROBE = ".probe-"
+_MINUTE = 60.0
+
 _PACKAGES = (
     *("came-pretraining", "torch", "deepspeed", "transformers", "tokenizers", "datasets"),
     *("safetensors", "numpy", "hydra-core", "wandb"),
@@ -67,7 +71,9 @@ class RunFolder:
         if rank != 0:
             return cls(resolved, None)
         _prove_writable(resolved)
-        return cls(resolved, _take_lock(resolved))
+        lock = _take_lock(resolved)
+        _remove_leftovers(resolved, now=os.fstat(lock).st_mtime)
+        return cls(resolved, lock)
 
     @property
     def checkpoints(self) -> Path:
@@ -168,7 +174,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def _prove_writable(path: Path) -> None:
     """Do once what a checkpoint does, so that missing rights are seen now, not after an hour."""
-    probe = path / f".probe-{secrets.token_hex(6)}"
+    probe = path / f"{_PROBE}{secrets.token_hex(6)}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         durable.write_text(probe, "probe\n")
@@ -177,6 +183,18 @@ def _prove_writable(path: Path) -> None:
         raise StorageError(
             f"run.dir {path} cannot be written: {error}. Choose another one with run.dir=..."
         ) from error
+
+
+def _remove_leftovers(path: Path, now: float) -> None:
+    """Remove what killed runs were writing beside its place; `now` by the clock of the disk.
+
+    Not what is of this minute: another start may be proving that the folder can be written.
+    """
+    for pattern in (f"{_PROBE}*", ".*.tmp-*"):
+        for found in path.glob(pattern):
+            with contextlib.suppress(OSError):
+                if found.lstat().st_mtime < now - _MINUTE:
+                    found.unlink()
 
 
 def _take_lock(path: Path) -> int:

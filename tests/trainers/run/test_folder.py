@@ -1,6 +1,7 @@
 """The run folder: proven before work starts, owned by one run, and telling where that came from."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,17 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(
     with pytest.raises(StorageError, match="No space left.*run.dir="):
         folders.check(tmp_path / "a")
     assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_what_killed_runs_were_writing_is_removed(tmp_path: Path) -> None:
+    old, new = tmp_path / ".config.yaml.tmp-41", tmp_path / ".config.yaml.tmp-42"
+    names = (".probe-1a", "..probe-1a.tmp-41", "mine.txt", ".mine")
+    for path in (old, new, *(tmp_path / name for name in names)):
+        path.write_text("")
+        if path != new:
+            os.utime(path, (path.stat().st_mtime - 3600,) * 2)
+    folders.check(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "mine.txt", ".mine", new.name}
 
 
 def test_writing_fails_in_words(tmp_path: Path) -> None:
