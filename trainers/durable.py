@@ -16,10 +16,11 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file at `path`: whoever reads it finds the old content or the new, never a part.
+def replace(path: Path, content: bytes) -> None:
+    """Put `content` at `path`: whoever reads it finds the old content or the new, never a part.
 
-    Raises OSError, and then leaves the old file as it was.
+    Raises OSError, and then leaves the old file as it was.  That the folder has the file is not
+    forced to the disk.
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
@@ -32,6 +33,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """`replace`, and force the folder's list of names to the disk.  Raises OSError."""
+    replace(path, content)
     sync(path.parent)
 
 

@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +45,27 @@ def staging(target: Path, token: str) -> Path:
     return target.with_name(f"{target.name}.tmp-{token}")
 
 
-def commit(folder: Path, target: Path, manifest: Manifest) -> None:
-    """Make the files in a staging folder the commit `target`.  Raises OSError."""
+def complete(folder: Path, manifest: Manifest) -> None:
+    """Add the manifest to the files in a staging folder, durably.  Raises OSError."""
     durable.write_text(folder / manifests.FILE_NAME, manifest.to_json())
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Make a complete staging folder the commit `target`, by a rename.  Raises OSError."""
     if target.exists():  # refused at load, or else this run would have gone on from it
         os.rename(target, _trash(target))
     os.rename(folder, target)
-    durable.sync(target.parent)
+
+
+def make_durable(target: Path) -> None:
+    """Force the name of a commit to the disk, and leave the hint.
+
+    The commit is there, whatever fails now: that is only told.
+    """
+    try:
+        durable.sync(target.parent)
+    except OSError as error:
+        logger.warning("%s is committed, a power cut may undo that: %s", target.name, error)
     with contextlib.suppress(OSError):  # a hint that is missing costs nothing
         durable.write_text(target.with_name(HINT), target.name + "\n")
 
@@ -60,28 +75,45 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def prune(checkpoints: Path, step: int, keep: int, best: "Best | None" = None) -> None:
+def prune(
+    checkpoints: Path,
+    step: int,
+    keep: int,
+    best: "Best | None" = None,
+    refused: Collection[str] = (),
+) -> None:
     """Remove commits older than the newest `keep` up to `step`; a failure costs only space.
 
-    Commits newer than `step` were refused at load: they do not count as kept, and are replaced when
-    the run comes by.  Of the others the best one stays.
+    Those `refused` at load, by name, never count as kept: up to `step` they are removed, newer ones
+    wait until the run comes by.  Of the others the best one stays.
     """
     try:
-        usable = [path for path in committed(checkpoints) if (manifests.step_of(path) or 0) <= step]
+        reached = [path for path in committed(checkpoints) if _step(path) <= step]
+        usable = [path for path in reached if path.name not in refused]
         spared = best.find(usable) if best else None
-        for path in usable[keep:]:
-            if spared is None or path != spared[0]:
+        kept = {*usable[:keep], *(spared or ())[:1]}
+        for path in reached:
+            if path not in kept:
                 os.rename(path, _trash(path))  # no half-deleted folder carries a committed name
         remove_leftovers(checkpoints, ".trash-")
     except OSError as error:
         logger.warning("old checkpoints could not be removed: %s", error)
 
 
+def newer_than(checkpoints: Path, step: int) -> set[str]:
+    """Names of the commits beyond `step`."""
+    return {path.name for path in committed(checkpoints) if _step(path) > step}
+
+
 def remove_leftovers(checkpoints: Path, *marks: str) -> None:
-    """Remove step folders whose names have one of `marks`."""
+    """Remove step folders, and hints that were being written, whose names have one of `marks`."""
     for path in checkpoints.iterdir():
-        if path.name.startswith("step-") and any(mark in path.name for mark in marks):
-            shutil.rmtree(path, ignore_errors=True)
+        if any(mark in path.name for mark in marks):
+            if path.name.startswith("step-"):
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name.startswith(f".{HINT}."):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def newest_good(checkpoints: Path) -> tuple[Path, Manifest] | None:
@@ -145,6 +177,10 @@ class Best:
             if isinstance(value, int | float) and self.better(value, found and found[1]):
                 found = folder, float(value)
         return found
+
+
+def _step(path: Path) -> int:
+    return manifests.step_of(path) or 0
 
 
 def _trash(path: Path) -> Path:

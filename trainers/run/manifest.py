@@ -25,6 +25,7 @@ SCHEMA = 2
 READABLE = (1, 2)
 FORMATS = (PLAIN, "int8", "sign")
 FILE_NAME = "manifest.json"
+MAY_BE_INFINITE = "buffer/"  # tensors called so hold -inf by design (attention masks do)
 _STEP_FOLDER = re.compile(r"step-([0-9]{8,})")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 

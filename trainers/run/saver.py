@@ -27,7 +27,8 @@ from trainers.run.identity import identity, setting
 from trainers.run.wandb_mirror import ID_FILE
 from trainers.run.writer import Writer
 
-_GRACE_SECONDS = 2.0  # that a run which fails gives to a save of before; launchers do not wait
+# That a run gives to a save of before when one rank fails: launchers do not wait for the others.
+_GRACE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class Saver:
         self._best = Best(config.checkpoint.best) if config.checkpoint.best else None
         self._best_value: float | None = None
         # Half the timeout of collectives: the rank that waits for a disk is not called lost.
-        limit = config.runtime.timeout_seconds / 2
+        self._limit = config.runtime.timeout_seconds / 2
         self._writer = Writer(
-            folder.checkpoints, keep=self._config.keep, best=self._best, limit_seconds=limit
+            folder.checkpoints, keep=self._config.keep, best=self._best, limit_seconds=self._limit
         )
         self._failures: list[StorageError] = []  # in a row
         self._last_save = time.monotonic()
@@ -72,6 +73,7 @@ class Saver:
         )
         if loaded is None:
             return 0
+        self._writer.resumed_from(loaded.step)
         after_load(engine)
         self.tokens = loaded.extra.get("tokens", 0)  # older checkpoints do not tell
         engine.skipped_steps = loaded.extra.get("skipped_steps", 0)
@@ -152,7 +154,7 @@ class Saver:
         which = f"the last {number} checkpoints" if number > 1 else "the last checkpoint"
         failure = StorageError(
             f"{which} could not be saved: {self._failures[-1]}. Those from before are untouched; "
-            "make room, and the same command goes on from them."
+            "where that is put right, the same command goes on from them."
         )
         failure.everywhere = True
         return failure
@@ -166,7 +168,9 @@ class Saver:
     def _find_best(self) -> float | None:
         if self._world.rank != 0 or self._best is None:
             return None
-        found = self._best.find(committed(self.checkpoints))
+        found = self._best.find(
+            [path for path in committed(self.checkpoints) if path.name not in self._writer.refused]
+        )
         return None if found is None else found[1]
 
     def __enter__(self) -> "Saver":
@@ -178,6 +182,9 @@ class Saver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if getattr(error, "everywhere", False):  # all ranks are here, none is waited for
+            self._writer.leave(self._limit)
+            return
         if kind is not None:
             self._writer.wait(_GRACE_SECONDS)
             return

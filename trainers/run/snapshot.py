@@ -11,13 +11,17 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.run.manifest import FileRecord
+from trainers.errors import StorageError
+from trainers.run.manifest import MAY_BE_INFINITE, FileRecord
 
 _PIECE = 16 << 20  # bytes written and hashed at a time, so that a cache holds them for both
+_LOOK = 1 << 20  # bytes looked at in one go, a multiple of every item
 _NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -30,6 +34,13 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+# The bits of an exponent: all are set in what is no number, and in nothing else.
+_EXPONENTS: dict[torch.dtype, Any] = {
+    torch.float64: np.uint64(0x7FF0_0000_0000_0000),
+    torch.float32: np.uint32(0x7F80_0000),
+    torch.float16: np.uint16(0x7C00),
+    torch.bfloat16: np.uint16(0x7F80),
+}
 
 
 class Snapshot:
@@ -37,6 +48,7 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._header = b""
+        self._numbers: dict[str, tuple[torch.dtype, int, int]] = {}  # that must be finite
         self._buffer = torch.empty(0, dtype=torch.uint8)
 
     @property
@@ -54,6 +66,11 @@ class Snapshot:
             places[name] = (at, at + size)
             at += size
         self._header = _header({name: tensors[name] for name in names}, places)
+        self._numbers = {
+            name: (tensors[name].dtype, *places[name])
+            for name in names
+            if tensors[name].dtype in _EXPONENTS and not name.startswith(MAY_BE_INFINITE)
+        }
         devices = {tensor.device for tensor in tensors.values() if tensor.is_cuda}
         if self._buffer.numel() != at:
             self._buffer = torch.empty(at, dtype=torch.uint8, pin_memory=bool(devices))
@@ -67,7 +84,11 @@ class Snapshot:
             torch.cuda.current_stream(device).synchronize()
 
     def write(self, path: Path) -> FileRecord:
-        """Write the copy as a safetensors file and force it to the disk."""
+        """Write the copy as a safetensors file and force it to the disk.
+
+        Raises OSError, and StorageError where a value is none that could be loaded again.
+        """
+        self._check_finite()
         digest = hashlib.sha256()
         data = memoryview(self._buffer.numpy())
         pieces = [data[begin : begin + _PIECE] for begin in range(0, len(data), _PIECE)]
@@ -78,6 +99,15 @@ class Snapshot:
             file.flush()
             os.fsync(file.fileno())
         return FileRecord(digest.hexdigest(), len(self._header) + len(data))
+
+    def _check_finite(self) -> None:
+        """By numpy and in pieces: torch would take the threads of the training for it."""
+        for name, (dtype, begin, end) in self._numbers.items():
+            exponent = _EXPONENTS[dtype]
+            for start in range(begin, end, _LOOK):
+                bits = self._buffer[start : min(start + _LOOK, end)].numpy().view(exponent.dtype)
+                if ((bits & exponent) == exponent).any():
+                    raise StorageError(f"{name} has values that are not finite")
 
 
 def _header(tensors: Mapping[str, Tensor], places: Mapping[str, tuple[int, int]]) -> bytes:

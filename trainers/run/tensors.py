@@ -20,7 +20,13 @@ from torch import Tensor
 from came.momentum import FORMATS
 from came.pieces import PLAIN, Entry, Piece, StoredPiece
 from trainers.run import manifest as manifests
-from trainers.run.manifest import FILE_NAME, Manifest, RefusedError, TensorRecord
+from trainers.run.manifest import (
+    FILE_NAME,
+    MAY_BE_INFINITE,
+    Manifest,
+    RefusedError,
+    TensorRecord,
+)
 
 _RANGE = re.compile(r"(.+)\[([0-9]{1,18}):([0-9]{1,18})\](\w*)", re.DOTALL)
 
@@ -158,9 +164,8 @@ def _check_piece(
         raise RefusedError(f"{name} in {piece.file} is not what {FILE_NAME} lists")
     if record.format == PLAIN and parts[""].numel() != piece.stop - piece.start:
         raise RefusedError(f"{name} in {piece.file} is not as long as its name says")
-    # A buffer may hold -inf by design (attention masks do).
     finite = all(torch.isfinite(part).all() for part in parts.values())
-    if not name.startswith("buffer/") and not finite:
+    if not name.startswith(MAY_BE_INFINITE) and not finite:
         raise RefusedError(f"{name} has values that are not finite")
 
 

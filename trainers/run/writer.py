@@ -1,7 +1,7 @@
 """Saving in the background: a step waits for a copy of the state, threads do the rest.
 
-    rank 0   copy | write, fsync | wait for all parts | manifest, rename, prune
-    rank 1   copy | write, fsync, part
+    rank 0   copy | check, write, fsync | wait for all parts | manifest, rename, prune
+    rank 1   copy | check, write, fsync, part
              ^ only this stops the training; `settle`, before the next copy, tells all the outcome
 
 Threads of ranks meet in the staging folder, where each leaves a small file of what it has written
@@ -15,13 +15,13 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from came.pieces import Entry
 from trainers import durable
-from trainers.errors import StorageError
+from trainers.errors import RunError, StorageError
 from trainers.run import commits
 from trainers.run import manifest as manifests
 from trainers.run.agreement import own_rank, together, world_size
@@ -33,17 +33,19 @@ from trainers.run.tensors import own_parts, record_of, tensor_name
 
 logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.05  # between two looks for the parts of other ranks
+_LOOK_SECONDS = 0.05  # between two looks for what other ranks have done
+_RENAME_SECONDS = 1.0  # that a rename may take when nobody waits any longer
 
 
 @dataclass
 class _Save:
-    """One save of this rank.  Under `lock` it either commits or is given up."""
+    """One save of this rank.  Under `lock` it is either renamed or given up."""
 
     target: Path
     staging: Path
     snapshot: Snapshot
     manifest: Manifest  # of rank 0; `files` are filled in when they are written
+    lock: threading.Lock = field(default_factory=threading.Lock)
     thread: threading.Thread | None = None
     doing: str = "writing"
     error: str | None = None
@@ -71,8 +73,12 @@ class Writer:
         token = secrets.token_hex(6) if self._rank == 0 else None
         self._token = together(lambda: token, StorageError)[0]
         self._snapshot = Snapshot()
-        self._lock = threading.Lock()
         self._save: _Save | None = None
+        self.refused: set[str] = set()  # commits, by name, that could not be loaded; of rank 0
+
+    def resumed_from(self, step: int) -> None:
+        """The commits beyond `step`, from which this run goes on, were refused."""
+        self.refused = commits.newer_than(self._checkpoints, step) if self._rank == 0 else set()
 
     def start(
         self,
@@ -145,15 +151,30 @@ class Writer:
         if save is None or save.thread is None:
             return None
         save.thread.join(seconds)
-        with self._lock:
+        # The thread holds the lock for a rename alone, but a disk may hang in that as well.
+        if is_ours := save.lock.acquire(timeout=_RENAME_SECONDS):
             save.given_up = not save.committed
+            save.lock.release()
+        else:
+            save.given_up = True
         if save.thread.is_alive() and not save.committed:
             # It may go on reading: the next copy must lie elsewhere.
             self._snapshot = Snapshot()
-            save.error = f"rank {self._rank} is still {save.doing} after {seconds:.0f} s"
+            unknown = "" if is_ours else ", and may yet commit it"
+            save.error = f"rank {self._rank} is still {save.doing} after {seconds:.0f} s{unknown}"
             logger.warning("the checkpoint %s is given up: %s", save.target.name, save.error)
         self._save = None
         return save.error
+
+    def leave(self, seconds: float) -> None:
+        """For an error that all ranks raise: as `wait`, and wait for rank 0, which commits.
+
+        No collective.  Where a rank ends, launchers soon end the others: rank 0 is to be first.
+        """
+        save, deadline = self._save, time.monotonic() + seconds
+        self.wait(seconds)
+        while save and self._rank != 0 and save.staging.exists() and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
 
     # In the thread -----------------------------------------------------------------------------
 
@@ -161,7 +182,7 @@ class Writer:
         try:
             part = self._write(save)
         except Exception as error:  # whatever it is, a thread can but tell
-            save.error = f"{error}" if isinstance(error, OSError) else repr(error)
+            save.error = _words(error)
             part = {"error": save.error}
         if self._rank != 0:
             _leave_part(save.staging, self._rank, part)
@@ -169,7 +190,7 @@ class Writer:
         try:
             self._finish(save, part)
         except Exception as error:
-            save.error = f"{error}" if isinstance(error, OSError) else repr(error)
+            save.error = save.error or _words(error)
         if not save.committed:
             logger.warning("the checkpoint %s could not be saved: %s", save.target.name, save.error)
             commits.discard(save.staging)
@@ -188,12 +209,19 @@ class Writer:
             return
         for rank, part in enumerate(parts):
             save.manifest.files[_file_name(rank)] = FileRecord(**part["record"])
-        with self._lock:
+        save.doing = "writing the manifest"
+        commits.complete(save.staging, save.manifest)
+        with save.lock:
             if save.given_up:
                 return
-            commits.commit(save.staging, save.target, save.manifest)
+            save.doing = "renaming the folder"
+            commits.publish(save.staging, save.target)
             save.committed = True
-        commits.prune(self._checkpoints, save.manifest.step, self._keep, self._best)
+        commits.make_durable(save.target)
+        self.refused.discard(save.target.name)
+        if not save.given_up:  # or else the next save may be at it
+            step = save.manifest.step
+            commits.prune(self._checkpoints, step, self._keep, self._best, self.refused)
 
     def _others_parts(self, save: _Save) -> list[dict[str, Any]]:
         deadline = time.monotonic() + self._limit
@@ -209,6 +237,10 @@ class Writer:
         return parts
 
 
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError | RunError) else repr(error)
+
+
 def _of_all(text: str) -> StorageError:
     error = StorageError(text)  # no local of the frame that raises it: they would keep each other
     error.everywhere = True
@@ -222,7 +254,8 @@ def _file_name(rank: int) -> str:
 def _leave_part(staging: Path, rank: int, part: dict[str, Any]) -> None:
     """Tell rank 0 what this rank has written, or why it could not."""
     try:
-        durable.write_text(staging / f"rank-{rank:05d}.part", json.dumps(part))
+        # Rank 0 may take it, and rename the folder, at once: nothing may be done there after.
+        durable.replace(staging / f"rank-{rank:05d}.part", json.dumps(part).encode())
     except OSError:
         # A disk that is full for bytes may still take a name.
         try:

@@ -77,6 +77,13 @@ def test_a_refused_newer_commit_does_not_count_as_kept_and_is_replaced(tmp_path:
     assert names(tmp_path) == ["step-00000030", "step-00000040"]
 
 
+def test_a_hint_that_was_being_written_is_removed(tmp_path: Path) -> None:
+    save(tmp_path, 1, random_state(1))
+    (tmp_path / ".latest.tmp-41").write_text("step-0")
+    load(tmp_path, random_state(0))
+    assert names(tmp_path) == ["step-00000001"]
+
+
 def test_keeping_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep = 1"):
         save(tmp_path, 1, random_state(1), keep=1)

@@ -121,7 +121,8 @@ def write_world(folder: Path, world: list[list[Entry]]) -> Path:
         files[name] = snapshot.write(staging / name)
     records = {tensors.tensor_name(entry): tensors.record_of(entry) for entry in world[0]}
     manifest = Manifest(1, files, records, {}, {}, {}, {})
-    commits.commit(staging, folder / "step-00000001", manifest)
+    commits.complete(staging, manifest)
+    commits.publish(staging, folder / "step-00000001")
     return folder / "step-00000001"
 
 

@@ -15,10 +15,12 @@ from torch import Tensor
 from tests.trainers.run.checkpoints import names
 from tests.trainers.run.test_formats import engine_of
 from trainers.compose import compose
-from trainers.errors import ConfigError, StorageError
+from trainers.errors import ConfigError, NonFiniteError, StorageError
 from trainers.run import commits, manifest
+from trainers.run import saver as savers
 from trainers.run.folder import RunFolder
 from trainers.run.saver import Progress, Saver
+from trainers.run.snapshot import Snapshot
 
 DATA: Any = SimpleNamespace(fingerprint="f00d", tokenizer_fingerprint="beef")
 
@@ -134,6 +136,56 @@ def test_a_run_whose_last_save_fails_did_not_end_well(
         saver.settle()
         monkeypatch.setattr(os, "fsync", full)
         save(saver, 2)
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_an_error_of_all_ranks_waits_for_the_save_of_before(
+    everywhere: bool, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a single rank does not: the launcher soon ends the others."""
+    write = Snapshot.write
+    monkeypatch.setattr(Snapshot, "write", lambda *args: (time.sleep(0.5), write(*args))[1])
+    monkeypatch.setattr(savers, "_GRACE_SECONDS", 0.1)
+    failure = NonFiniteError("")
+    failure.everywhere = everywhere
+    with pytest.raises(NonFiniteError), saver_of(folder) as saver:
+        save(saver, 1)
+        thread = saver._writer._save and saver._writer._save.thread
+        raise failure
+    assert thread is not None
+    thread.join(30)
+    assert names(folder.checkpoints) == (["step-00000001"] if everywhere else [])
+
+
+def test_what_was_refused_at_load_counts_for_nothing(folder: RunFolder) -> None:
+    words = ("checkpoint.keep=2", "checkpoint.best=eval/loss")
+    with saver_of(folder, *words) as saver:
+        save(saver, 90, loss=3.0)
+        save(saver, 97, loss=1.0)
+    with open(folder.checkpoints / "step-00000097" / "rank-00000.safetensors", "r+b") as file:
+        file.truncate(100)
+    again = saver_of(folder, *words)
+    engine = engine_of("bfloat16", seed=2, steps=0)
+    assert again.resume(engine) == 90
+    assert again.is_better({"eval/loss": 2.0}), "than that of step 90"
+    with again:
+        save(again, 95, loss=2.0)
+        again.settle()
+        assert "step-00000097" in names(folder.checkpoints), "until the run comes by"
+        save(again, 100, loss=2.5)
+    assert names(folder.checkpoints) == ["step-00000095", "step-00000100"]
+
+
+def test_a_refused_commit_that_is_saved_again_counts(folder: RunFolder) -> None:
+    with saver_of(folder) as saver:
+        save(saver, 90)
+        save(saver, 97)
+    (folder.checkpoints / "step-00000097" / "manifest.json").unlink()
+    with saver_of(folder) as again:
+        assert again.resume(engine_of("bfloat16", seed=2, steps=0)) == 90
+        save(again, 97)
+        save(again, 98)
+    assert names(folder.checkpoints)[-2:] == ["step-00000097", "step-00000098"]
 
 
 def test_a_run_that_fails_waits_for_the_save_of_before(folder: RunFolder) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.trainers.run.checkpoints import begin, load, names, random_state, same_bits, save
+from trainers import durable
 from trainers.errors import StorageError
 from trainers.run import commits
 from trainers.run.snapshot import Snapshot
@@ -197,6 +198,56 @@ def test_a_disk_that_hangs_is_given_up_and_never_commits(
     thread.join(30)
     assert names(tmp_path) == ["step-00000002"]
     check_newest(tmp_path, 2)
+
+
+@pytest.mark.parametrize("where", ["manifest", "rename"])
+def test_a_disk_that_hangs_in_the_commit_is_given_up_too(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, write, rename = threading.Event(), durable.replace, os.rename
+
+    def slow_write(path: Path, content: bytes) -> None:
+        assert path.name != "manifest.json" or go.wait(10)
+        write(path, content)
+
+    def slow_rename(source: Path, target: Path) -> None:
+        assert go.wait(10)
+        rename(source, target)
+
+    writer = Writer(tmp_path, keep=2, limit_seconds=0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "replace", slow_write) if where == "manifest" else patch.setattr(
+            os, "rename", slow_rename
+        )
+        begin(writer, 1, random_state(1))
+        thread, before = writer._save and writer._save.thread, time.monotonic()
+        words = {"manifest": "still writing the manifest", "rename": "and may yet commit it"}
+        with pytest.raises(StorageError, match=words[where]):
+            writer.settle()
+        assert time.monotonic() - before < 5
+        go.set()
+        assert thread is not None
+        thread.join(30)
+    assert names(tmp_path) == ([] if where == "manifest" else ["step-00000001"])
+    writer._limit = 30.0
+    begin(writer, 2, random_state(2))
+    writer.settle()
+    check_newest(tmp_path, 2)
+
+
+def test_other_ranks_stay_until_rank_0_has_committed(tmp_path: Path) -> None:
+    """On an error of all ranks: the launcher ends rank 0 soon after the first rank has ended."""
+    writer = Writer(tmp_path, keep=2)
+    writer._rank = 1
+    begin(writer, 1, random_state(1))
+    staging = commits.staging(tmp_path / "step-00000001", writer._token)
+    begun = time.monotonic()
+    threading.Timer(0.5, lambda: staging.rename(tmp_path / "step-00000001")).start()
+    writer.leave(20)
+    assert 0.4 < time.monotonic() - begun < 10
+    begin(writer, 2, random_state(2))
+    writer.leave(0.3)  # nobody commits that one, and it does not wait for ever
+    assert commits.staging(tmp_path / "step-00000002", writer._token).exists()
 
 
 def test_a_failed_save_keeps_nothing_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
