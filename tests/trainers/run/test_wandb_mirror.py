@@ -1,5 +1,6 @@
 """Weights & Biases: decided offline in seconds, one id per folder, never fatal, told no secrets."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from trainers.compose import compose
 from trainers.run import wandb_mirror
+from trainers.run.metrics import Metrics
 from trainers.run.wandb_mirror import WandbMirror, choose_mode, run_id
 
 ROOT = Path(__file__).parents[3]
@@ -126,6 +128,27 @@ def test_a_run_that_breaks_is_dropped_with_one_warning(caplog: pytest.LogCapture
     for step in (1, 2):
         mirror.log({"step": step})
     assert len(caplog.records) == 1 and "canary" not in caplog.text
+
+
+@pytest.mark.parametrize(("failed", "least"), [(True, 0.0), (False, 3.0)])
+def test_an_error_waits_a_second_for_the_end_of_the_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: bool, least: float
+) -> None:
+    """It was told after the minute that a slow server has at the end of a run."""
+
+    class Slow:
+        def finish(self) -> None:
+            time.sleep(60)
+
+    monkeypatch.setattr(wandb_mirror, "_start", lambda *_: Slow())
+    monkeypatch.setattr(wandb_mirror, "_FINISH_SECONDS", 2.5)
+    monkeypatch.setattr(wandb_mirror, "_HURRIED_SECONDS", 0.1)
+    config = compose(["experiment=quickstart", "logging=wandb", "logging.mode=offline"], 1)
+    begin = time.monotonic()
+    with contextlib.suppress(KeyError), Metrics(tmp_path, config, 0):
+        if failed:
+            raise KeyError
+    assert least < time.monotonic() - begin < least + 2.5
 
 
 OFFLINE = """
