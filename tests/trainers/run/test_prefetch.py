@@ -87,9 +87,7 @@ def test_a_source_that_hangs_is_told_and_left_behind() -> None:
     begin = time.monotonic()
     try:
         with (
-            pytest.raises(
-                DataError, match=r"timeout_seconds=0.2: .*data.cache_dir"
-            ) as told,
+            pytest.raises(DataError, match=r"timeout_seconds=0.2: .*data.cache_dir") as told,
             Prefetch(hanging(), 2, 0.2) as ahead,
         ):
             assert next(ahead) == 1

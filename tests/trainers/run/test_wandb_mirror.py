@@ -1,10 +1,12 @@
 """Weights & Biases: decided offline in seconds, one id per folder, never fatal, told no secrets."""
 
 import contextlib
+import http.server
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,3 +196,37 @@ def test_offline_twice_is_one_id_and_holds_no_secret(tmp_path: Path) -> None:
     assert "canary" not in shown
     assert [path for path in files if b"canary" in path.read_bytes()] == []
     assert shown.count("W&B is offline") == 2
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """A server that knows no login."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_error(401)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_bad_key_is_one_warning_within_seconds(tmp_path: Path) -> None:
+    script = OFFLINE.replace('"logging=wandb"', '"logging=wandb", "logging.mode=online"')
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = os.environ | {
+            "WANDB_API_KEY": "canary5c1b8d0e7f6a4c3b2d1e0f9a8b7c6d5e4f",
+            "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "run"), "0"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=wandb_mirror._INIT_SECONDS + 30,
+        )
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("W&B could not be started") == 1 and "401" in done.stderr
+    assert "canary" not in done.stdout + done.stderr
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("train/loss") == 2
