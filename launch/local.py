@@ -4,6 +4,9 @@ launcher --- rank 0      a rank fails      : the others get GRACE seconds, then 
          |-- rank 1      launcher is told  : SIGINT, SIGTERM and SIGUSR1 are passed on, the ranks
          |                                   have `patience` seconds to save and leave
          `-- rank 2      launcher is killed: the kernel kills the ranks (Linux)
+
+Ranks are started deaf to requests: one that comes before a rank is ready for it is kept by the
+kernel until the rank says `hear_requests`.
 """
 
 from __future__ import annotations
@@ -25,7 +28,11 @@ GRACE = 5.0  # seconds: longer than a rank needs to see that its peer is gone an
 PATIENCE = 30.0  # seconds for ranks that were told to stop, and end by themselves before
 POLL = 0.05  # seconds
 PEER_LOST = 7  # the exit code of a rank that failed only because another one did
-STOPPED = (75, 130)  # exit codes of a rank that was told to stop, and has saved; 130 is Ctrl-C's
+# Requests to stop, and what obeys them ends with: 75 is EX_TEMPFAIL, "please requeue"; who presses
+# Ctrl-C expects what a shell says.
+EXIT_CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
+STOPPED = frozenset(EXIT_CODES.values())
+ECHO = 1.0  # seconds within which the same request may arrive more than once
 LAUNCHER = "CAME_LAUNCHER_PID"  # in the environment of the ranks
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
@@ -34,7 +41,7 @@ PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 class Outcome:
     """How a run ended: the code for the shell, and whose fault it was."""
 
-    exit_code: int  # 128 + n for signal n that ended a rank, as in a shell
+    exit_code: int  # 128 + n for signal n that ended a rank, or was sent to us twice, as in a shell
     rank: int | None = None  # the first cause; None if nobody failed, or we were told to stop
     signum: int | None = None  # what killed that rank, or told us to stop
 
@@ -68,7 +75,7 @@ class Ranks:
                 process.send_signal(signum)
 
     def stop(self, grace: float, patience: float) -> None:
-        """Ends what is still running; a second Ctrl-C ends it at once."""
+        """Ends what is still running; a second request, beyond its echo, ends it at once."""
         cause = self.cause()
         code = None if cause is None else self.ended[cause]
         if code in STOPPED or (code is None and self.received):
@@ -122,11 +129,13 @@ def run_local(
 
 def _outcome(ranks: Ranks) -> Outcome:
     rank = ranks.cause()
-    if ranks.received and (rank is None or ranks.ended[rank] < 0):
-        # Told to stop, and ended without words: by the same signal, or by us.
+    if ranks.received and (rank is None or -ranks.ended[rank] in EXIT_CODES):
+        # Told to stop, and ended without words: by a request, or by us.
         signum = ranks.received[0]
-        ended = any(code != 0 for code in ranks.ended.values())
-        return Outcome(128 + signum, signum=signum) if ended else Outcome(0)
+        if not any(ranks.ended.values()):
+            return Outcome(0)
+        once = len(ranks.received) == 1
+        return Outcome(EXIT_CODES[signal.Signals(signum)] if once else 128 + signum, signum=signum)
     if rank is None:
         return Outcome(0)
     code = ranks.ended[rank]
@@ -153,12 +162,21 @@ def _start(
     command: Sequence[str], environment: dict[str, str], rank: int
 ) -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C reaches the launcher alone, which decides who is told and when.
-    return subprocess.Popen(
-        command,
-        env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)  # the rank inherits it
+    try:
+        return subprocess.Popen(
+            command,
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hear_requests() -> None:
+    """For a rank, once its handlers are there: requests arrive, also those from before."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
 
 
 def die_with_launcher() -> None:
@@ -187,12 +205,22 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Signals are noted instead of ending the launcher before its ranks."""
+    """Signals, without echoes, are noted instead of ending the launcher before its ranks."""
     received: list[int] = []
-    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.signal(signum, lambda number, _: received.append(number)) for signum in caught]
+    since = 0.0
+
+    def note(signum: int, _: object) -> None:
+        nonlocal since
+        now = time.monotonic()
+        if not received:
+            since = now
+        elif now - since <= ECHO:
+            return
+        received.append(signum)
+
+    before = {signum: signal.signal(signum, note) for signum in EXIT_CODES}
     try:
         yield received
     finally:
-        for signum, handler in zip(caught, before, strict=True):
+        for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
 
 from launch.local import die_with_launcher, run_local
 from trainers.compose import CONFIGS, LEAVES, choices, compose
-from trainers.errors import ConfigError, RunError, StoppedError
+from trainers.errors import ConfigError, RunError
 from trainers.failures import report, report_outcome
 from trainers.faults import parse
+from trainers.redact import redact_logs
 from trainers.signals import listener
 
 HELP = """\
@@ -91,6 +91,7 @@ def main() -> None:
     """Runs the words of the command line and ends the process with the exit code of the run."""
     die_with_launcher()
     _have_streams()
+    redact_logs()
     line = read(sys.argv[1:], os.environ)
     rank = None
     try:
@@ -131,39 +132,26 @@ def _number_of(name: str) -> int | None:
 
 def _launch(line: CommandLine) -> int:
     """Everything that can be refused is refused here, once, before there are ranks."""
+    listener.listen(raises=True)
     config = compose(line.overrides)
+    listener.grace = config.runtime.grace_seconds
     from trainers.data.splits import open_phases
     from trainers.run.folder import check
 
-    with _stoppable():
-        check(config.run.dir)
-        open_phases(config)
+    check(config.run.dir)
+    open_phases(config)
     flags = ["--traceback"] if line.traceback else []
     command = [sys.executable, "-c", START, *flags, *line.overrides]
+    listener.hand_over()
     outcome = run_local(
         command,
         config.launch.processes,
         config.runtime.threads,
         patience=config.runtime.grace_seconds + LATER,
     )
+    listener.leaving()
     report_outcome(outcome)
     return outcome.exit_code
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """While there are no ranks yet, a request to stop is an error like any other."""
-
-    def stop(signum: int, _: object) -> None:
-        name = signal.Signals(signum).name
-        raise StoppedError(f"{name}: stopped before the first step, the same command goes on", 75)
-
-    former = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for signum, handler in former.items():
-            signal.signal(signum, handler)
 
 
 def _train(line: CommandLine) -> int:

@@ -7,6 +7,9 @@
 
 A thread does this, woken by the C handler: while the main thread waits inside a collective, Python
 handlers do not run.
+
+The launcher listens too while it prepares the data: there the first request is raised as an error
+in the main thread, and the same thread bounds what the error has to wait for.
 """
 
 from __future__ import annotations
@@ -18,9 +21,8 @@ import sys
 import threading
 import time
 
-# 75 is EX_TEMPFAIL, "please requeue"; who presses Ctrl-C expects what a shell says.
-EXIT_CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
-ECHO = 1.0  # seconds within which the same request may arrive more than once
+from launch.local import ECHO, EXIT_CODES, hear_requests
+from trainers.errors import StoppedError
 
 
 class Listener:
@@ -31,24 +33,44 @@ class Listener:
         self._signum = 0
         self._since = 0.0
         self._leaving = False
+        self._raises = False
 
     @property
     def signum(self) -> int:
         """The first signal; 0 if there was none."""
         return self._signum
 
-    def listen(self) -> None:
-        """Take over SIGTERM, SIGINT and SIGUSR1 of this process.  In the main thread."""
+    def listen(self, *, raises: bool = False) -> None:
+        """Take over SIGTERM, SIGINT and SIGUSR1 of this process.  In the main thread.
+
+        With `raises` the first of them is also raised there: StoppedError or KeyboardInterrupt.
+        """
+        self._raises = raises
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for signum in EXIT_CODES:
-            signal.signal(signum, lambda *_: None)
+            signal.signal(signum, self._handle)
         threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
+        hear_requests()
+
+    def hand_over(self) -> None:
+        """Somebody else bounds what happens on a request from now on."""
+        signal.set_wakeup_fd(-1)
 
     def leaving(self) -> None:
         """All is saved: another signal has nothing to add."""
         self._leaving = True
+
+    def _handle(self, signum: int, _: object) -> None:
+        if not self._raises or self._leaving:
+            return
+        self._raises = False
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        found = signal.Signals(signum)
+        text = f"{found.name}: stopped before the first step, the same command goes on"
+        raise StoppedError(text, EXIT_CODES[found])
 
     def _watch(self, reader: int) -> None:
         while True:

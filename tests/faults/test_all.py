@@ -85,6 +85,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def test_a_request_that_comes_twice_and_too_early_is_obeyed(corpus: Path, tmp_path: Path) -> None:
+    """Row 5: the ranks have only just been started."""
+    started = Started(corpus, tmp_path / "run", LONG, "runtime.grace_seconds=100")
+    while len(started.ranks()) < 2:
+        time.sleep(0.01)
+    for _ in range(2):
+        os.kill(started.process.pid, signal.SIGTERM)
+        time.sleep(0.05)
+    ended = started.end()
+    assert ended.code == 75 and "stopped by SIGTERM after step 1;" in ended.output, ended.output
+    assert commits(tmp_path / "run") == [1]
+
+
 def test_a_second_signal_during_the_save_ends_it_at_once(corpus: Path, tmp_path: Path) -> None:
     """Rows 5 and 6: nothing half written is ever a commit."""
     run_dir = tmp_path / "run"

@@ -103,11 +103,16 @@ sys.exit(run_local(command, 2, grace=1.0, patience=patience).exit_code)
 """
 
 
+FOLLOW = (
+    "from launch.local import die_with_launcher, hear_requests; "
+    "die_with_launcher(); hear_requests()\n"
+)
+
+
 @contextlib.contextmanager
-def launcher(tmp_path, body: str, patience: float = 5.0):
+def launcher(tmp_path, body: str, patience: float = 5.0, follow: str = FOLLOW):
     """A launcher in a process of its own, and its ranks' pids once both have written them."""
     write = f"pathlib.Path({str(tmp_path)!r}, str(rank)).write_text(str(os.getpid()))\n"
-    follow = "from launch.local import die_with_launcher; die_with_launcher()\n"
     process = subprocess.Popen(
         [
             sys.executable,
@@ -167,19 +172,64 @@ def test_ranks_that_are_told_have_more_time_than_those_of_a_lost_peer(tmp_path):
         assert not any(exists(pid) for pid in pids)
 
 
-def test_a_second_signal_ends_ranks_that_take_their_time(tmp_path):
-    body = (
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "READY"
-        "time.sleep(60)"
-    )
-    with launcher(tmp_path, body, patience=30.0) as (process, pids):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 130
+DEAF = "".join(
+    f"signal.signal({int(signum)}, signal.SIG_IGN)\n"
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_ends_ranks_that_take_their_time(tmp_path, signum, code):
+    with launcher(tmp_path, DEAF + "READY" + "time.sleep(60)", patience=30.0) as (process, pids):
+        process.send_signal(signum)
+        time.sleep(1.3)
+        process.send_signal(signum)
+        assert process.wait(timeout=10) == code
         assert not any(exists(pid) for pid in pids)
+
+
+def test_the_echo_of_a_signal_ends_no_rank_in_the_middle_of_its_save(tmp_path):
+    """Schedulers, wrappers and `timeout` signal twice."""
+    body = (
+        "def save(*_):\n"
+        "    time.sleep(1.5)\n"
+        f"    pathlib.Path({str(tmp_path)!r}, f'saved{{rank}}').touch(); os._exit(75)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "READY"
+        "while True: time.sleep(0.05)"
+    )
+    with launcher(tmp_path, body, patience=20.0) as (process, _):
+        for _ in range(3):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        assert process.wait(timeout=20) == 75
+        assert (tmp_path / "saved0").exists() and (tmp_path / "saved1").exists()
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+)
+def test_ranks_that_die_of_a_single_request_leave_its_code(tmp_path, signum, code):
+    """A scheduler that requeues on 75 must not miss them."""
+    body = f"signal.signal({int(signum)}, signal.SIG_DFL)\nREADYtime.sleep(60)"
+    with launcher(tmp_path, body) as (process, pids):
+        process.send_signal(signum)
+        assert process.wait(timeout=10) == code
+        assert not any(exists(pid) for pid in pids)
+
+
+def test_a_request_before_the_ranks_are_ready_for_it_is_kept_for_them(tmp_path):
+    body = (
+        f"pathlib.Path({str(tmp_path)!r}, str(rank)).write_text(str(os.getpid()))\n"
+        "time.sleep(1)\n"  # as long as imports take
+        "from trainers.signals import listener; listener.listen()\n"
+        "while not listener.signum: time.sleep(0.01)\n"
+        f"pathlib.Path({str(tmp_path)!r}, f'told{{rank}}').touch(); sys.exit(75)"
+    )
+    with launcher(tmp_path, body, follow="") as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 75
+        assert (tmp_path / "told0").exists() and (tmp_path / "told1").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is asked for on Linux only")

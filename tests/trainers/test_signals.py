@@ -28,9 +28,9 @@ print("told", listener.signum, flush=True)
 """
 
 
-def start(body: str, grace: float = 30.0) -> "subprocess.Popen[str]":
+def start(body: str, grace: float = 30.0, head: str = HEAD) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", HEAD.format(grace=grace) + body],
+        [sys.executable, "-c", head.format(grace=grace) + body],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -79,6 +79,41 @@ def test_who_does_not_come_to_an_end_is_ended_within_the_grace(signum: int, code
     assert time.monotonic() - begin < 10
     assert process.stderr is not None
     assert "not done after runtime.grace_seconds=0.5" in process.stderr.read()
+
+
+RAISING = """
+import sys, time
+from trainers.failures import report
+from trainers.signals import listener
+listener.grace = {grace}
+try:
+    listener.listen(raises=True)
+    print("ready", flush=True)
+    time.sleep(60)
+except BaseException as error:
+    code = report(error, None, verbose=False)
+    time.sleep({cleanup})
+    sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("grace", "cleanup"), [(30, 0.5), (0.5, 60)])
+def test_the_launcher_raises_the_first_and_its_end_is_bounded(
+    signum: int, code: int, grace: float, cleanup: float
+) -> None:
+    """Workers that prepare the data finish their task first, however long it is."""
+    process = start("", head=RAISING.format(grace=grace, cleanup=cleanup))
+    begin = time.monotonic()
+    for _ in range(2):  # an echo interrupts nothing
+        process.send_signal(signum)
+        time.sleep(0.05)
+    assert process.wait(timeout=20) == code
+    assert time.monotonic() - begin < 10
+    assert process.stderr is not None
+    words = process.stderr.read()
+    assert ("stopped before the first step" in words) == (signum == signal.SIGTERM)
+    assert ("not done after runtime.grace_seconds" in words) == (cleanup > grace)
 
 
 def test_who_has_saved_is_not_ended_by_another_signal() -> None:

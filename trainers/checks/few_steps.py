@@ -18,7 +18,7 @@ from torch import Tensor
 
 from came.pieces import Entry
 from came.state import after_load, entries, gather, scatter
-from launch.local import die_with_launcher
+from launch.local import die_with_launcher, hear_requests
 from trainers.build import build_module, build_optimizer
 from trainers.config import Config
 from trainers.data.splits import open_phases
@@ -106,6 +106,7 @@ def _trained(engine: Any) -> list[Entry]:
 def main() -> None:
     """A rank: FOLDER [LEADER], in the process group of its environment."""
     die_with_launcher()
+    hear_requests()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # DeepSpeed talks, and stdout may be JSON
     folder, *leaders = map(Path, sys.argv[1:])
     rank, code = int(os.environ["RANK"]), 0

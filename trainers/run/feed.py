@@ -60,7 +60,8 @@ class Feed:
         self._plan, self._phases = plan(config), phase_configs(config)
         self._device = world.device
         self._copies = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
-        self._ahead = Prefetch(self._all(start), config.runtime.prefetch)
+        limit = config.runtime.timeout_seconds
+        self._ahead = Prefetch(self._all(start), config.runtime.prefetch, limit)
         self._counts = Counts()
 
     @property

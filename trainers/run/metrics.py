@@ -29,6 +29,7 @@ class Metrics:
     def __init__(self, folder: Path, config: "Config", rank: int, *, resume_step: int = 0) -> None:
         """Lines beyond `resume_step` are removed: they are of a future that is trained again."""
         self._views: list[Any] = []
+        self._mirror: Any = None
         self._last_step = resume_step
         if rank != 0:
             return
@@ -39,7 +40,8 @@ class Metrics:
         if config.logging.name == "wandb":
             from trainers.run.wandb_mirror import WandbMirror
 
-            self._views.append(WandbMirror(folder, config))
+            self._mirror = WandbMirror(folder, config)
+            self._views.append(self._mirror)
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Record `values`: the `step`, and numbers or 0-dim tensors by metric."""
@@ -59,7 +61,9 @@ class Metrics:
     def __enter__(self) -> "Metrics":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is not None and self._mirror is not None:
+            self._mirror.hurry()
         self.close()
 
 

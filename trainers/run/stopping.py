@@ -6,9 +6,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from launch.local import EXIT_CODES
 from trainers.errors import StoppedError
 from trainers.run.distributed import World
-from trainers.signals import EXIT_CODES, Listener
+from trainers.signals import Listener
 
 
 class Stopping:

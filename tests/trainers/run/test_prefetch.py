@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from trainers.errors import DataError
 from trainers.run.prefetch import Prefetch
 
 
@@ -21,7 +22,7 @@ def threads() -> int:
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_the_same_items_in_order(depth: int) -> None:
-    with Prefetch(numbers(100, []), depth) as ahead:
+    with Prefetch(numbers(100, []), depth, 60) as ahead:
         assert list(ahead) == list(range(100))
         assert list(ahead) == []
     assert threads() == 0
@@ -29,7 +30,7 @@ def test_the_same_items_in_order(depth: int) -> None:
 
 def test_it_runs_ahead_as_far_as_asked() -> None:
     made: list[int] = []
-    with Prefetch(numbers(100, made), 2) as ahead:
+    with Prefetch(numbers(100, made), 2, 60) as ahead:
         assert next(ahead) == 0
         for _ in range(100):
             if len(made) == 4:
@@ -45,7 +46,7 @@ def test_an_error_arrives_in_its_place_and_in_its_words(depth: int) -> None:
         yield 1
         raise OSError("the disk is gone")
 
-    with Prefetch(broken(), depth) as ahead:
+    with Prefetch(broken(), depth, 60) as ahead:
         assert next(ahead) == 1
         with pytest.raises(OSError, match="the disk is gone"):
             next(ahead)
@@ -55,7 +56,7 @@ def test_an_error_arrives_in_its_place_and_in_its_words(depth: int) -> None:
 
 
 def test_the_thread_ends_with_items_that_nobody_took() -> None:
-    with pytest.raises(KeyboardInterrupt), Prefetch(numbers(10**9, []), 2) as ahead:
+    with pytest.raises(KeyboardInterrupt), Prefetch(numbers(10**9, []), 2, 60) as ahead:
         next(ahead)
         raise KeyboardInterrupt
     assert threads() == 0
@@ -67,9 +68,31 @@ def test_waiting_is_timed() -> None:
             time.sleep(0.05)
             yield number
 
-    with Prefetch(slow(), 2) as ahead:
+    with Prefetch(slow(), 2, 60) as ahead:
         assert list(ahead) == [0, 1, 2]
         assert ahead.waited > 0.1
         before = ahead.waited
         time.sleep(0.05)
         assert ahead.waited == before
+
+
+def test_a_source_that_hangs_is_told_and_left_behind() -> None:
+    """Nothing is said about an error before this has ended."""
+    release = threading.Event()
+
+    def hanging() -> Iterator[int]:
+        yield 1
+        release.wait(60)
+
+    begin = time.monotonic()
+    try:
+        with (
+            pytest.raises(DataError, match=r"timeout_seconds=0.2: .*data.cache_dir") as told,
+            Prefetch(hanging(), 2, 0.2) as ahead,
+        ):
+            assert next(ahead) == 1
+            next(ahead)
+        assert time.monotonic() - begin < 5
+        assert not told.value.everywhere  # each rank that it happens to says so
+    finally:
+        release.set()

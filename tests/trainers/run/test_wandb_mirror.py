@@ -1,9 +1,12 @@
 """Weights & Biases: decided offline in seconds, one id per folder, never fatal, told no secrets."""
 
+import contextlib
+import http.server
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from trainers.compose import compose
 from trainers.run import wandb_mirror
+from trainers.run.metrics import Metrics
 from trainers.run.wandb_mirror import WandbMirror, choose_mode, run_id
 
 ROOT = Path(__file__).parents[3]
@@ -128,6 +132,27 @@ def test_a_run_that_breaks_is_dropped_with_one_warning(caplog: pytest.LogCapture
     assert len(caplog.records) == 1 and "canary" not in caplog.text
 
 
+@pytest.mark.parametrize(("failed", "least"), [(True, 0.0), (False, 3.0)])
+def test_an_error_waits_a_second_for_the_end_of_the_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: bool, least: float
+) -> None:
+    """It was told after the minute that a slow server has at the end of a run."""
+
+    class Slow:
+        def finish(self) -> None:
+            time.sleep(60)
+
+    monkeypatch.setattr(wandb_mirror, "_start", lambda *_: Slow())
+    monkeypatch.setattr(wandb_mirror, "_FINISH_SECONDS", 2.5)
+    monkeypatch.setattr(wandb_mirror, "_HURRIED_SECONDS", 0.1)
+    config = compose(["experiment=quickstart", "logging=wandb", "logging.mode=offline"], 1)
+    begin = time.monotonic()
+    with contextlib.suppress(KeyError), Metrics(tmp_path, config, 0):
+        if failed:
+            raise KeyError
+    assert least < time.monotonic() - begin < least + 2.5
+
+
 OFFLINE = """
 import sys
 from pathlib import Path
@@ -171,3 +196,37 @@ def test_offline_twice_is_one_id_and_holds_no_secret(tmp_path: Path) -> None:
     assert "canary" not in shown
     assert [path for path in files if b"canary" in path.read_bytes()] == []
     assert shown.count("W&B is offline") == 2
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """A server that knows no login."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_error(401)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_bad_key_is_one_warning_within_seconds(tmp_path: Path) -> None:
+    script = OFFLINE.replace('"logging=wandb"', '"logging=wandb", "logging.mode=online"')
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = os.environ | {
+            "WANDB_API_KEY": "canary5c1b8d0e7f6a4c3b2d1e0f9a8b7c6d5e4f",
+            "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "run"), "0"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=wandb_mirror._INIT_SECONDS + 30,
+        )
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("W&B could not be started") == 1 and "401" in done.stderr
+    assert "canary" not in done.stdout + done.stderr
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("train/loss") == 2
