@@ -137,7 +137,7 @@ def newest_good(checkpoints: Path) -> tuple[Path, Manifest] | None:
             f"no checkpoint in {checkpoints} can be loaded: {'; '.join(reasons)}. "
             "Restore one of them, or start again with another run.dir."
         )
-    if (checkpoints / HINT).exists():
+    if os.path.lexists(checkpoints / HINT):  # also as a link that leads nowhere
         raise CheckpointError(
             f"{checkpoints} has no step folder any more, but {HINT} there says that it had: "
             f"restore one, or remove {HINT} to train again from the first step."

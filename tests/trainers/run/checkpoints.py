@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from came.pieces import Entry, Piece
-from trainers.run import checkpoint, commits, manifest
+from came.fields import Field, layout_boxes, stored_boxes
+from came.layout import FlatSplit, Param, ShardLayout, boxes, packed_offsets
+from came.pieces import Entry, Piece, StoredPiece
+from trainers.run import checkpoint, commits, manifest, tensors
 from trainers.run.commits import Best
+from trainers.run.snapshot import Snapshot
 from trainers.run.writer import Writer
 
 IDENTITY = {"model.hidden": 8, "optimizer.betas": (0.9, 0.999, 0.9999), "data": "f00d"}
 SETTING = {"zero.stage": 1, "world_size": 1}
+PARAMS = (Param("wide", (5, 700)), Param("tall", (33, 10)), Param("batch", (3, 4, 6)))
 SHAPES = {"param/emb": (7, 5), "exp_avg/emb": (7, 5), "exp_avg_sq_row/emb": (7,), "step/emb": ()}
 
 
@@ -87,12 +92,17 @@ def same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(bits(left[n]) == bits(right[n]) for n in left)
 
 
-def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """What somebody does who edits a checkpoint and knows how the digest is made."""
+def rewrite_manifest(
+    folder: Path, change: Callable[[dict[str, Any]], None], *, files: bool = True
+) -> None:
+    """What somebody does who edits a checkpoint and knows how the digest is made.
+
+    files: with the digests of the files as they now are.
+    """
     path = folder / manifest.FILE_NAME
     body = json.loads(path.read_text())
     body.pop("digest")
-    for name in list(body["files"]):
+    for name in list(body["files"]) if files else ():
         if (folder / name).exists():
             digest, size = manifest.sha256_of(folder / name), (folder / name).stat().st_size
             body["files"][name] = {"sha256": digest, "bytes": size}
@@ -104,3 +114,74 @@ def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> 
 def names(folder: Path) -> list[str]:
     """What is in a folder of checkpoints beside the hint."""
     return sorted(path.name for path in folder.iterdir() if path.name != commits.HINT)
+
+
+# Cut by ranks ----------------------------------------------------------------------------------
+
+
+def cut(state: dict[str, Tensor], rank: int, world_size: int) -> list[Entry]:
+    """Matrices are cut in the middle of a row, and the last rank holds nothing of "exp_avg"."""
+    group = dist.group.WORLD
+    entries = []
+    for entry in entries_of(state):
+        holders = world_size if entry.key == "param" else max(1, world_size - 1)
+        flat = entry.pieces[0].view
+        size = -(-flat.numel() // holders)
+        if len(entry.shape) == 2:
+            part = flat[rank * size : (rank + 1) * size]
+            pieces = (Piece(rank * size, part),) if part.numel() else ()
+            entry = Entry(entry.name, entry.key, entry.shape, entry.dtype, True, pieces, group)
+        entries.append(entry)
+    return entries
+
+
+def cut_world(momentum: str, world_size: int, values: list[Tensor] | None) -> list[list[Entry]]:
+    """The entries of the ranks of a world that ZeRO 1 cuts; filled with `values` if given."""
+    numels = tuple(param.numel for param in PARAMS)
+    split = FlatSplit(numels, packed_offsets(numels), -(-sum(numels) // world_size), world_size)
+    return [
+        rank_entries(momentum, ShardLayout(PARAMS, split, r), values) for r in range(world_size)
+    ]
+
+
+def rank_entries(momentum: str, layout: ShardLayout, values: list[Tensor] | None) -> list[Entry]:
+    field = Field("exp_avg", None, momentum)
+    fields = [(field,)] * len(PARAMS)
+    sizes: dict[str, int] = {}
+    for piece in layout.fragments:
+        for box in boxes(PARAMS[piece.param], piece):
+            taken = field.storage.sizes(PARAMS[piece.param], box)
+            for (suffix, _), size in zip(field.storage.parts, taken, strict=True):
+                sizes["exp_avg" + suffix] = sizes.get("exp_avg" + suffix, 0) + size
+    state = {
+        "exp_avg" + suffix: torch.zeros(sizes.get("exp_avg" + suffix, 0), dtype=dtype)
+        for suffix, dtype in field.storage.parts
+    }
+    pieces: list[list[StoredPiece]] = [[] for _ in PARAMS]
+    places = layout_boxes(layout)
+    for (index, start, box), there in zip(places, stored_boxes(layout, fields, state), strict=True):
+        piece = StoredPiece(start, field, PARAMS[index], box, there.stored["exp_avg"])
+        pieces[index].append(piece)
+        if values is not None:
+            piece.write(values[index].reshape(-1)[start : start + piece.numel])
+    dtype = torch.int8 if momentum == "sign" else torch.float32
+    return [
+        Entry(param.name, "exp_avg", param.shape, dtype, True, tuple(of), None, format=momentum)
+        for param, of in zip(PARAMS, pieces, strict=True)
+    ]
+
+
+def write_world(folder: Path, world: list[list[Entry]], step: int = 1, **changed: Any) -> Path:
+    """A commit of several ranks, written by this process."""
+    staging, files = folder / "staging", {}
+    staging.mkdir(parents=True)
+    for rank, own in enumerate(world):
+        snapshot, name = Snapshot(), f"rank-{rank:05d}.safetensors"
+        snapshot.take(tensors.own_parts(own, rank, len(world)))
+        files[name] = snapshot.write(staging / name)
+    records = {tensors.tensor_name(entry): tensors.record_of(entry) for entry in world[0]}
+    told = {"identity": IDENTITY, "setting": SETTING, "versions": {}, "extra": {}} | changed
+    target = folder / manifest.folder_name(step)
+    commits.complete(staging, manifest.Manifest(step, files, records, **told))
+    commits.publish(staging, target)
+    return target

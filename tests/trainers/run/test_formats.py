@@ -11,19 +11,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from came import CAME
-from came.fields import Field, layout_boxes, stored_boxes
-from came.layout import FlatSplit, Param, ShardLayout, boxes, packed_offsets
+from came.layout import Param
 from came.pieces import Entry, StoredPiece
 from came.state import entries, gather
-from tests.trainers.run.checkpoints import IDENTITY, SETTING, save_entries
+from tests.trainers.run.checkpoints import (
+    IDENTITY,
+    PARAMS,
+    SETTING,
+    cut_world,
+    save_entries,
+    write_world,
+)
 from trainers.errors import CheckpointError
-from trainers.run import commits, tensors
+from trainers.run import tensors
 from trainers.run.checkpoint import load_latest
 from trainers.run.manifest import Manifest
-from trainers.run.snapshot import Snapshot
 
 SCHEMA_1 = Path(__file__).parent / "schema_1"
-PARAMS = (Param("wide", (5, 700)), Param("tall", (33, 10)), Param("batch", (3, 4, 6)))
 
 
 def engine_of(momentum: str, seed: int = 1, steps: int = 3) -> Any:
@@ -73,57 +77,6 @@ def test_schema_1_is_read(momentum: str, tmp_path: Path) -> None:
 
 
 # Cut by ranks ----------------------------------------------------------------------------------
-
-
-def cut_world(momentum: str, world_size: int, values: list[Tensor] | None) -> list[list[Entry]]:
-    """The entries of the ranks of a world that ZeRO 1 cuts; filled with `values` if given."""
-    numels = tuple(param.numel for param in PARAMS)
-    split = FlatSplit(numels, packed_offsets(numels), -(-sum(numels) // world_size), world_size)
-    return [
-        rank_entries(momentum, ShardLayout(PARAMS, split, r), values) for r in range(world_size)
-    ]
-
-
-def rank_entries(momentum: str, layout: ShardLayout, values: list[Tensor] | None) -> list[Entry]:
-    field = Field("exp_avg", None, momentum)
-    fields = [(field,)] * len(PARAMS)
-    sizes: dict[str, int] = {}
-    for piece in layout.fragments:
-        for box in boxes(PARAMS[piece.param], piece):
-            taken = field.storage.sizes(PARAMS[piece.param], box)
-            for (suffix, _), size in zip(field.storage.parts, taken, strict=True):
-                sizes["exp_avg" + suffix] = sizes.get("exp_avg" + suffix, 0) + size
-    state = {
-        "exp_avg" + suffix: torch.zeros(sizes.get("exp_avg" + suffix, 0), dtype=dtype)
-        for suffix, dtype in field.storage.parts
-    }
-    pieces: list[list[StoredPiece]] = [[] for _ in PARAMS]
-    places = layout_boxes(layout)
-    for (index, start, box), there in zip(places, stored_boxes(layout, fields, state), strict=True):
-        piece = StoredPiece(start, field, PARAMS[index], box, there.stored["exp_avg"])
-        pieces[index].append(piece)
-        if values is not None:
-            piece.write(values[index].reshape(-1)[start : start + piece.numel])
-    dtype = torch.int8 if momentum == "sign" else torch.float32
-    return [
-        Entry(param.name, "exp_avg", param.shape, dtype, True, tuple(of), None, format=momentum)
-        for param, of in zip(PARAMS, pieces, strict=True)
-    ]
-
-
-def write_world(folder: Path, world: list[list[Entry]]) -> Path:
-    """A commit of several ranks, written by this process."""
-    staging, files = folder / "staging", {}
-    staging.mkdir(parents=True)
-    for rank, own in enumerate(world):
-        snapshot, name = Snapshot(), f"rank-{rank:05d}.safetensors"
-        snapshot.take(tensors.own_parts(own, rank, len(world)))
-        files[name] = snapshot.write(staging / name)
-    records = {tensors.tensor_name(entry): tensors.record_of(entry) for entry in world[0]}
-    manifest = Manifest(1, files, records, {}, {}, {}, {})
-    commits.complete(staging, manifest)
-    commits.publish(staging, folder / "step-00000001")
-    return folder / "step-00000001"
 
 
 def read_world(folder: Path, world: list[list[Entry]]) -> None:

@@ -10,13 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from came.pieces import Entry, Piece
 from tests.ranks import run_ranks
 from tests.trainers.run.checkpoints import (
     IDENTITY,
     SETTING,
     begin_entries,
-    entries_of,
+    cut,
     load,
     names,
     random_state,
@@ -27,22 +26,6 @@ from trainers.errors import CheckpointError, StorageError
 from trainers.run import checkpoint, commits
 from trainers.run.snapshot import Snapshot
 from trainers.run.writer import Writer
-
-
-def cut(state: dict[str, Tensor], rank: int, world_size: int) -> list[Entry]:
-    """Matrices are cut in the middle of a row, and the last rank holds nothing of "exp_avg"."""
-    group = dist.group.WORLD
-    entries = []
-    for entry in entries_of(state):
-        holders = world_size if entry.key == "param" else max(1, world_size - 1)
-        flat = entry.pieces[0].view
-        size = -(-flat.numel() // holders)
-        if len(entry.shape) == 2:
-            part = flat[rank * size : (rank + 1) * size]
-            pieces = (Piece(rank * size, part),) if part.numel() else ()
-            entry = Entry(entry.name, entry.key, entry.shape, entry.dtype, True, pieces, group)
-        entries.append(entry)
-    return entries
 
 
 def zeros_like(state: dict[str, Tensor]) -> dict[str, Tensor]:
