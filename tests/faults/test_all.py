@@ -1,6 +1,5 @@
 """The rest of the list of faults, a start or more for each (make test-faults)."""
 
-import json
 import os
 import random
 import signal
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import STEPS
 from tests.faults.runs import OURS, TORCHRUN, Ended, Started, commits, losses, state
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -201,7 +199,7 @@ def test_a_rank_that_never_comes_is_waited_for_as_long_as_asked(
     ended = Started(corpus, tmp_path / "run", *words, fault="stop@init:rank1").end()
     assert ended.code == 7, ended.output
     assert "1 of 2 ranks joined within runtime.timeout_seconds=5" in ended.output
-    assert ended.seconds < 60
+    assert ended.seconds < 5 + 7 and commits(tmp_path / "run") == []
 
 
 def test_a_second_run_in_the_folder_is_refused_at_once(corpus: Path, tmp_path: Path) -> None:
@@ -247,23 +245,6 @@ def test_faults_are_refused_outside_tests(corpus: Path, tmp_path: Path) -> None:
     assert ended.code == 2 and "unset it" in ended.output
 
 
-def test_no_secret_is_in_anything_that_is_left(corpus: Path, tmp_path: Path) -> None:
-    """Row 49: a crash in each phase, and everything that it wrote."""
-    canary = "canary-7f3a9c51d2"
-    environ = {"WANDB_API_KEY": canary, "HF_TOKEN": canary, "WANDB_MODE": "offline"}
-    words = ("logging=wandb", "logging.mode=offline", "run.seed=1", LONG)
-    faults = ("exception@init:rank0", "exception@backward:rank1:step4", "memory@save:rank0:step6")
-    run_dir = tmp_path / "run"
-    for fault in faults:
-        ended = Started(corpus, run_dir, *words, fault=fault, CAME_TRACEBACK="1", **environ).end()
-        assert ended.code in (1, 8), ended.output
-    url = Started(corpus, run_dir, f"data.cache_dir=https://me:{canary}@host/x", **environ).end()
-    assert url.code == 2 and "names no folder" in url.output
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) > 8
-    assert [path for path in files if canary.encode() in path.read_bytes()] == []
-
-
 def test_a_reader_that_went_away_stops_nothing(corpus: Path, tmp_path: Path) -> None:
     """Row 54: stdout and stderr are pipes that nobody reads any more."""
     started = Started(corpus, tmp_path / "run", "train.steps=6", command=(*PIPED, *OURS))
@@ -278,28 +259,3 @@ PIPED = (
     "reader, writer = os.pipe(); os.close(reader)\n"
     "sys.exit(subprocess.call([sys.executable, *sys.argv[1:]], stdout=writer, stderr=writer))",
 )
-
-
-# Python runs it at its start: the wall clock of rank 1 jumps with every look at it.
-JUMPING_CLOCK = """
-import os, time
-if os.environ.get("RANK") == "1":
-    real, looks = time.time, [0]
-    def jumping():
-        looks[0] += 1
-        return real() + (-3600, 365 * 24 * 3600)[looks[0] % 2]
-    time.time = jumping
-"""
-
-
-def test_a_clock_that_jumps_changes_nothing(corpus: Path, unbroken: Path, tmp_path: Path) -> None:
-    """Row 43."""
-    (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK)
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    run_dir = tmp_path / "run"
-    for fault, code in (("kill@backward:rank0:step8", 137), ("", 0)):
-        ended = Started(corpus, run_dir, STEPS, fault=fault, PYTHONPATH=path).end()
-        assert ended.code == code, ended.output
-    assert state(run_dir, 14) == state(unbroken, 14)
-    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-    assert all(line["train/seconds"] > 0 for line in lines)
