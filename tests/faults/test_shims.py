@@ -77,6 +77,7 @@ def test_no_secret_is_in_anything_that_is_left(corpus: Path, tmp_path: Path) -> 
         ("exception@init:rank0", 1, {}),
         ("exception@backward:rank1:step4", 1, {}),
         ("term@backward:rank1:step4", 1, told),
+        ("term@write step-*/manifest.json:rank0", 6, told),
         ("memory@save:rank0:step6", 8, {}),
     ):
         started = Started(
