@@ -184,4 +184,5 @@ def write_world(folder: Path, world: list[list[Entry]], step: int = 1, **changed
     target = folder / manifest.folder_name(step)
     commits.complete(staging, manifest.Manifest(step, files, records, **told))
     commits.publish(staging, target)
+    commits.make_durable(target)
     return target
