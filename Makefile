@@ -1,7 +1,7 @@
 # make quickstart   a fresh machine -> .venv, everything installed, a BERT pretrained, a report
 # make test         a fresh machine -> .venv, everything installed, lint, types, all tests
 # make test-gpu     the tests that need a GPU; without one they say so
-# make test-faults  runs that are killed, stopped, starved: a quarter of an hour
+# make test-faults  runs that are killed, stopped, starved: nine minutes
 # make check        lint and types alone
 # make bench        optimizers side by side on BERT-Large's parameters, 12 GB of memory
 # make reproduce-cpu   the paper's comparisons, small: hours on two cores, goes on when started again
