@@ -67,10 +67,7 @@ def compose(
     problems: list[str] = []
     config = read_words(Config, "config", overrides, choices(), problems)
     if config is not None:
-        launch = config.launch
-        if planned:
-            world_size = launch.nodes * (launch.gpus_per_node or launch.processes or _GPUS_PER_NODE)
-        world_size = world_size or launch.processes or _processes_for(config)
+        world_size = world_size or _world_size(config, planned)
         problems += problems_of(config, world_size, planned=planned, needs_text=needs_text)
     if problems or config is None or world_size is None:
         raise ConfigError(message(problems))
@@ -118,7 +115,9 @@ def reread(
         f"{group}={name}: only single values can be changed here" for group, name in names.items()
     ]
     try:
-        tree = OmegaConf.create(dict(saved))
+        # How it was started says nothing about who reads it here.
+        launch = {**OmegaConf.load(CONFIGS / "config.yaml").launch, "name": "local"}
+        tree = OmegaConf.create({**saved, "launch": launch})
         config = _typed(Config, tree, {**changes, **values}, problems)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error)) from error
@@ -128,6 +127,17 @@ def reread(
     if problems or config is None:
         raise ConfigError(message(problems))
     return _concrete(config, 1)
+
+
+def _world_size(config: Config, planned: bool) -> int:
+    """Ranks on all machines together, where nobody has started them yet."""
+    launch = config.launch
+    processes, nodes = launch.gpus_per_node or launch.processes, max(launch.nodes, 1)
+    if planned:
+        return nodes * (processes or _GPUS_PER_NODE)
+    if launch.name == "local":
+        return processes or _processes_for(config)
+    return nodes * (processes or default_processes())
 
 
 def _processes_for(config: Config) -> int:

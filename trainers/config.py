@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from launch.spec import LaunchConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -184,13 +186,6 @@ class LoggingConfig:
     project: str = "came-pretraining"
     mode: Literal["auto", "online", "offline"] = "auto"
     telemetry: bool = False  # came: update RMS, clip factor and confidence of each param group
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchConfig:
-    processes: int  # 0 = one per GPU, or 2 on a machine without
-    nodes: int = 1  # came-plan: machines that are alike
-    gpus_per_node: int = 0  # came-plan: 0 = launch.processes, or 8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,11 @@ LIMITS: dict[str, Limit] = {
     "launch.processes": (0, INF, True),
     "launch.nodes": (1, INF, True),
     "launch.gpus_per_node": (0, INF, True),
+    "launch.max_restarts": (0, INF, True),
+    "launch.torchrun.min_nodes": (0, INF, True),
+    "launch.slurm.cpus_per_node": (0, INF, True),
+    "launch.slurm.warn_seconds": (1, 65535, True),  # as sbatch has it
+    "launch.kubernetes.cpus": (0, INF, True),
 }
 
 

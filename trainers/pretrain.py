@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,10 @@ from pathlib import Path
 from textwrap import fill
 
 from launch.local import die_with_launcher, run_local
+from launch.spec import Job
+from launch.start import QUEUED, hand_over, is_dry, start_of
 from trainers.compose import CONFIGS, LEAVES, choices, compose
+from trainers.config import Config
 from trainers.errors import ConfigError, RunError
 from trainers.failures import report, report_outcome
 from trainers.faults import parse
@@ -134,6 +138,8 @@ def _launch(line: CommandLine) -> int:
     """Everything that can be refused is refused here, once, before there are ranks."""
     listener.listen(raises=True)
     config = compose(line.overrides)
+    if config.launch.dry_run or config.launch.name != "local":
+        return _start(job_of(line.overrides, config))
     listener.grace = config.runtime.grace_seconds
     from trainers.data.splits import open_phases
     from trainers.run.folder import check
@@ -152,6 +158,38 @@ def _launch(line: CommandLine) -> int:
     listener.leaving()
     report_outcome(outcome)
     return outcome.exit_code
+
+
+def job_of(words: Sequence[str], config: Config) -> Job:
+    """What is started for a command; how it is started is nothing that ranks need to hear."""
+    launch = config.launch
+    return Job(
+        tuple(word for word in words if not word.lstrip("+").startswith(("launch=", "launch."))),
+        config.run.dir,
+        launch,
+        launch.processes // launch.nodes,
+        config.runtime.threads,
+        config.runtime.grace_seconds + LATER,
+    )
+
+
+def _start(job: Job) -> int:
+    """Shows or hands over what starts the ranks, on this machine or elsewhere."""
+    if job.launch.name == "local":
+        print(f"{job.processes} times, on this machine: {shlex.join(job.command())}")
+        return 0
+    start = start_of(job)
+    if is_dry(job):
+        print(start.text())
+        return 0
+    listener.hand_over()
+    try:
+        return hand_over(start, queued=job.launch.name in QUEUED)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"launch={job.launch.name} needs the program {start.command[0]}, which is not on this "
+            "machine; launch.dry_run=true prints what would be run"
+        ) from error
 
 
 def _train(line: CommandLine) -> int:

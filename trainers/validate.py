@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from launch.problems import problems_of_launch
 from trainers.config import Config, MixSource, OptimizerConfig
 from trainers.deepspeed_keys import problems_of_block
 from trainers.limits import INF, LIMITS, out_of_limits
@@ -26,7 +27,7 @@ def problems_of(
         *_schedule(config),
         *_runtime(config),
         *_logging(config),
-        *([] if planned else [*_data(config, needs_text), *_launch(config)]),
+        *([] if planned else [*_data(config, needs_text), *problems_of_launch(config.launch)]),
         *_checkpoint(config),
         *_zero(config),
         *problems_of_block(config.deepspeed),
@@ -205,15 +206,6 @@ def _mix(sources: tuple[MixSource, ...]) -> Iterator[str]:
             yield f"data.sources[{number}].join_records must be 1 or more"
     if len({source.weight is None for source in sources}) > 1:
         yield "data.sources: give every source a weight, or none"
-
-
-def _launch(config: Config) -> Iterator[str]:
-    launch = config.launch
-    if launch.nodes > 1 or launch.gpus_per_node:
-        yield (
-            f"launch.nodes={launch.nodes} and launch.gpus_per_node={launch.gpus_per_node} are for "
-            "came-plan: start came-train with torchrun on every machine"
-        )
 
 
 def _checkpoint(config: Config) -> Iterator[str]:

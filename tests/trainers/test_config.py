@@ -27,6 +27,10 @@ FITTING = {  # a recipe whose other parts fit a model or an objective
     "text": ["data.path=text"],
     "hub": ["data.hub=name"],
     "mix": ["data.sources=[{path: a, weight: 2}, {hub: b, weight: 1}]"],
+    "slurm": ["launch.processes=2"],
+    "kubernetes": [
+        *("launch.gpus_per_node=2", "launch.kubernetes.image=i", "launch.kubernetes.claim=c")
+    ],
 }
 
 
@@ -78,9 +82,14 @@ def test_every_key_of_the_files_has_a_field_and_a_reader():
         flat = {section: tree} if section else tree
         for values in (flat.pop("tuned", None) or {}).values():
             flat |= values
-        for name, value in flat.items():
-            keys = [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
-            assert set(keys) <= LEAVES.keys(), file
+        assert set(dotted(flat)) <= LEAVES.keys(), file
+
+
+def dotted(tree, prefix=""):
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        whole = not isinstance(value, dict) or key in LEAVES
+        yield from [key] if whole else dotted(value, f"{key}.")
 
 
 def test_values_arrive_with_their_types():
@@ -295,10 +304,14 @@ def test_every_number_has_a_limit():
 @pytest.mark.parametrize("key", LIMITS)
 def test_a_number_beyond_its_limit_is_refused(key):
     low = LIMITS[key][0]
-    section, name = key.split(".")
-    config = compose([], 2)
-    below = dataclasses.replace(getattr(config, section), **{name: low - 1})
-    found = problems_of(dataclasses.replace(config, **{section: below}), 2)
+    *sections, name = key.split(".")
+    parts = [compose([], 2)]
+    for section in sections:
+        parts.append(getattr(parts[-1], section))
+    changed = dataclasses.replace(parts.pop(), **{name: low - 1})
+    for part, section in zip(reversed(parts), reversed(sections), strict=True):
+        changed = dataclasses.replace(part, **{section: changed})
+    found = problems_of(changed, 2)
     assert any(problem.startswith(f"{key} must be ") for problem in found)
     assert math.isfinite(low)
 

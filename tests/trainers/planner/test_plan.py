@@ -61,7 +61,7 @@ def test_wrong_words(word: str, said: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_came_train_is_not_planned_over_machines() -> None:
-    with pytest.raises(ConfigError, match="launch.nodes=2 .* are for came-plan"):
+    with pytest.raises(ConfigError, match="launch.nodes=2, but launch=local is this machine"):
         compose(["launch.nodes=2"], 2)
 
 

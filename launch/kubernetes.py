@@ -1,0 +1,107 @@
+"""Kubernetes: a PyTorchJob of the Kubeflow training operator (v1), one pod on each machine.
+
+The operator tells torchrun in each pod where the others are (PET_* in the environment). Runs, logs
+and data lie in a volume that all pods see; a pod that dies is started again and the others wait
+for it, from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from launch import torchrun
+from launch.spec import PROGRAM, Job, Start
+
+NOT_A_NAME = re.compile("[^a-z0-9]+")
+LONGEST_NAME = 50  # the operator adds "-worker-12", and 63 is the limit of DNS
+SHARED_MEMORY, DATA = "shared-memory", "data"  # names of volumes
+
+
+def render(job: Job) -> Start:
+    """The manifest, and the command that hands it over."""
+    path = f"{job.folder}/launch/job.yaml"
+    text = yaml.safe_dump(manifest(job), sort_keys=False, width=100)
+    return Start(("kubectl", "apply", "-f", path), files={path: text})
+
+
+def name_of(job: Job) -> str:
+    """The job's name as Kubernetes takes names: lower case, digits, dashes."""
+    name = NOT_A_NAME.sub("-", job.name.lower())[:LONGEST_NAME].strip("-")
+    return name if name[:1].isalpha() else f"{PROGRAM}-{name}".strip("-")
+
+
+def manifest(job: Job) -> dict[str, Any]:
+    """The PyTorchJob as plain values."""
+    launch, settings = job.launch, job.launch.kubernetes
+    worker = {
+        "replicas": launch.nodes,
+        "restartPolicy": "OnFailure",
+        "template": {"spec": _pod(job)},
+    }
+    return {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {"name": name_of(job), "namespace": settings.namespace},
+        "spec": {
+            "nprocPerNode": str(job.processes),
+            "runPolicy": {"cleanPodPolicy": "Running"},  # logs of pods that have ended stay
+            "elasticPolicy": {
+                "rdzvBackend": "c10d",
+                "minReplicas": launch.torchrun.min_nodes or launch.nodes,
+                "maxReplicas": launch.nodes,
+                "maxRestarts": launch.max_restarts,
+            },
+            "pytorchReplicaSpecs": {"Worker": worker},
+        },
+    }
+
+
+def _pod(job: Job) -> dict[str, Any]:
+    settings = job.launch.kubernetes
+    command = ["torchrun", "--signals-to-handle", torchrun.SIGNALS, "--no-python", *job.command()]
+    container = {
+        "name": "pytorch",  # what the operator looks for
+        "image": settings.image,
+        "command": command,
+        "workingDir": settings.mount,
+        "env": [*map(_variable, settings.env), *_environ(job)],
+        "resources": _resources(job),
+        "volumeMounts": [
+            {"name": DATA, "mountPath": settings.mount},
+            {"name": SHARED_MEMORY, "mountPath": "/dev/shm"},
+        ],
+    }
+    shared = {"medium": "Memory", "sizeLimit": settings.shared_memory}
+    return {
+        "terminationGracePeriodSeconds": int(job.patience) + 1,
+        "containers": [container],
+        "volumes": [
+            {"name": DATA, "persistentVolumeClaim": {"claimName": settings.claim}},
+            {"name": SHARED_MEMORY, "emptyDir": shared},
+        ],
+    }
+
+
+def _environ(job: Job) -> list[dict[str, Any]]:
+    # Prepared data are kept beside the runs, for all pods.
+    cache = {"XDG_CACHE_HOME": f"{job.launch.kubernetes.mount}/.cache"}
+    return [{"name": k, "value": v} for k, v in (cache | torchrun.environ(job)).items()]
+
+
+def _variable(word: str) -> dict[str, Any]:
+    name, _, value = word.partition("=")
+    if not value.startswith("secret:"):
+        return {"name": name, "value": value}
+    secret, _, key = value.removeprefix("secret:").partition("/")
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+def _resources(job: Job) -> dict[str, Any]:
+    settings, gpus = job.launch.kubernetes, job.launch.gpus_per_node
+    asked = {"cpu": str(settings.cpus) if settings.cpus else None, "memory": settings.memory}
+    asked |= {"nvidia.com/gpu": str(gpus) if gpus else None}
+    limits = {name: value for name, value in asked.items() if value is not None}
+    return {"limits": limits, "requests": dict(limits)} if limits else {}
