@@ -2,6 +2,7 @@
 # make test         a fresh machine -> .venv, everything installed, lint, types, all tests
 # make test-gpu     the tests that need a GPU; without one they say so
 # make test-faults  runs that are killed, stopped, starved: nine minutes
+# make test-slurm   a real SLURM on this machine, its daemons started here (Debian: slurm-wlm munge)
 # make check        lint and types alone
 # make bench        optimizers side by side on BERT-Large's parameters, 12 GB of memory
 # make reproduce-cpu   the paper's comparisons, small: hours on two cores, goes on when started again
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-gpu test-faults check format bench reproduce-cpu reproduce-gpu clean
+.PHONY: quickstart test test-gpu test-faults test-slurm check format bench reproduce-cpu reproduce-gpu clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/came-train experiment=quickstart $(ARGS)
@@ -27,6 +28,9 @@ test-gpu: $(INSTALLED)
 
 test-faults: $(INSTALLED)
 	$(BIN)/pytest -q tests/faults -m "" $(ARGS)
+
+test-slurm: $(INSTALLED)
+	$(BIN)/pytest -q tests/slurm -m "" -rs $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

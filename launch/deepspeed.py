@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from launch import torchrun
 from launch.spec import Job, Start
 
 
 def render(job: Job) -> Start:
     """The hostfile, and the command that reads it."""
+    environ = {"OMP_NUM_THREADS": torchrun.threads(job)}
     hosts = job.launch.deepspeed.hosts
     ranks = ("--module", "trainers.pretrain", *job.words)
     if not hosts:
-        return Start(("deepspeed", "--num_gpus", str(job.processes), *ranks), environ=_environ(job))
+        return Start(("deepspeed", "--num_gpus", str(job.processes), *ranks), environ=environ)
     path = f"{job.folder}/launch/hostfile"
     text = "".join(f"{host} slots={job.processes}\n" for host in hosts)
     # Without --force_multi a file that names one machine is taken for this one.
     command = ("deepspeed", "--hostfile", path, "--force_multi", *ranks)
-    return Start(command, files={path: text}, environ=_environ(job))
-
-
-def _environ(job: Job) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(job.threads)} if job.threads else {}
+    return Start(command, files={path: text}, environ=environ)

@@ -87,8 +87,11 @@ def _pod(job: Job) -> dict[str, Any]:
 
 def _environ(job: Job) -> list[dict[str, Any]]:
     # Prepared data are kept beside the runs, for all pods.
-    cache = {"XDG_CACHE_HOME": f"{job.launch.kubernetes.mount}/.cache"}
-    return [{"name": k, "value": v} for k, v in (cache | torchrun.environ(job)).items()]
+    environ = {"XDG_CACHE_HOME": f"{job.launch.kubernetes.mount}/.cache"} | torchrun.environ(job)
+    threads = job.threads or job.launch.kubernetes.cpus // job.processes
+    if threads:
+        environ["OMP_NUM_THREADS"] = str(threads)
+    return [{"name": name, "value": value} for name, value in environ.items()]
 
 
 def _variable(word: str) -> dict[str, Any]:

@@ -26,14 +26,16 @@ set -u
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
 export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}}
+cores=$((SRUN_CPUS_PER_TASK / {processes}))
+export OMP_NUM_THREADS={threads}
 on_each=({srun})
+
+# Before the time is over: the ranks save and leave, then the job is queued again.
+told=0 running=
+trap 'told=1; [ -n "$running" ] && kill -USR1 "$running" 2>/dev/null' USR1
 
 # What would fail after an hour fails now, on the machine where it would.
 "${{on_each[@]}}" {check} || exit
-
-# Before the time is over: the ranks save and leave, then the job is queued again.
-told=0
-trap 'told=1; kill -USR1 "$running" 2>/dev/null' USR1
 
 # --output: of each machine; one that is queued again writes on.
 "${{on_each[@]}}" --output={logs}/%j-%N.log --open-mode=append --kill-on-bad-exit=1 \\
@@ -62,11 +64,14 @@ def script(job: Job) -> str:
     """The text of the batch script."""
     slurm, logs = job.launch.slurm, shlex.quote(f"{job.folder}/launch")
     meet = ["--nnodes", str(job.launch.nodes), *torchrun.rendezvous("HEAD", "ID")]
+    threads = str(job.threads) if job.threads else "$((cores > 0 ? cores : 1))"
     words = " ".join(map(_word, torchrun.command(job, meet)))
     return _SCRIPT.format(
-        options="\n".join(f"#SBATCH {option}" for option in _options(job)),
+        options="\n".join(f"#SBATCH {shlex.quote(option)}" for option in _options(job)),
         setup="\n".join(slurm.setup or [f"export PATH={shlex.quote(_programs())}:$PATH"]),
-        environ="\n".join(f"export {key}={value}" for key, value in torchrun.environ(job).items()),
+        environ="\n".join(f"export {k}={v}" for k, v in torchrun.environ(job).items()),
+        processes=job.processes,
+        threads=threads,
         srun=" ".join(["srun", "--ntasks-per-node=1", *map(shlex.quote, _container(slurm))]),
         check=" ".join([*_inside(slurm), "came-check", "--environment"]),
         logs=logs,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from math import ceil
 
+from launch.devices import num_cores
 from launch.spec import Job, Start
 
 # torchrun passes these on to the ranks; SIGUSR1 is a batch system's warning, which ends it else.
@@ -23,7 +24,7 @@ def render(job: Job) -> Start:
     nodes = f"{minimum}:{launch.nodes}" if minimum else str(launch.nodes)
     return Start(
         tuple(command(job, ["--nnodes", nodes, *where])),
-        environ=environ(job),
+        environ=environ(job) | {"OMP_NUM_THREADS": threads(job)},
         comment=f"the same on each of {launch.nodes} machines" if launch.nodes > 1 else "",
     )
 
@@ -48,6 +49,14 @@ def command(job: Job, where: list[str]) -> list[str]:
 
 def environ(job: Job) -> dict[str, str]:
     """What torchrun reads from the environment."""
-    # torchrun's own 30 seconds before SIGKILL may be too short to save in.
-    needed = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(ceil(job.patience))}
-    return needed | ({"OMP_NUM_THREADS": str(job.threads)} if job.threads else {})
+    return {
+        # Its own 30 seconds before SIGKILL may be too short to save in.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(ceil(job.patience)),
+        # Without it a machine that comes back is never told where rank 0 is (torch 2.13).
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
+
+
+def threads(job: Job) -> str:
+    """Of each process, on machines like this one; torchrun would take 1."""
+    return str(job.threads or max(1, num_cores() // job.processes))
