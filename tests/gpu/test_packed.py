@@ -6,9 +6,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.gpu.device import needs_gpu
 from trainers.objectives.packed_attention import (
-    jagged_attention,
     offsets,
     own_sample_mask,
+    packed_attention,
     places,
 )
 
@@ -36,9 +36,9 @@ def test_the_kernels_stay_inside_the_samples(dtype: torch.dtype) -> None:
     _, sample = places(starts, LENGTH)
     module = torch.nn.Module()
     module.is_causal = False
-    masked, _ = jagged_attention(module, *inputs, own_sample_mask(sample))
+    masked, _ = packed_attention(module, *inputs, own_sample_mask(sample))
     with sdpa_kernel(KERNELS[dtype]):
-        jagged, _ = jagged_attention(module, *inputs, None, sample_offsets=offsets(starts, LENGTH))
+        jagged, _ = packed_attention(module, *inputs, None, sample_offsets=offsets(starts, LENGTH))
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(jagged, masked, atol=tolerance, rtol=tolerance)
     weight = weight.transpose(1, 2)

@@ -1,14 +1,22 @@
 """What BERT is asked: the masked words, and whether one text follows the other."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import BertForPreTraining
 
 from trainers.objectives.cross_entropy import VocabularyHead
-from trainers.objectives.packed_attention import JAGGED, offsets, own_sample_mask, places
+from trainers.objectives.packed_attention import (
+    PACKED,
+    lengths,
+    offsets,
+    own_sample_mask,
+    places,
+)
 from trainers.objectives.sums import Sums, loss_and_correct
+
+Way = Literal["jagged", "in turn", "masked"]  # see trainers/objectives/packed_attention.py
 
 
 class MaskedLM(nn.Module):
@@ -16,14 +24,14 @@ class MaskedLM(nn.Module):
 
     def __init__(self, model: BertForPreTraining) -> None:
         super().__init__()
-        model.set_attn_implementation(JAGGED)  # SDPA, where it is not told the samples of a row
+        model.set_attn_implementation(PACKED)  # SDPA, where it is not told the samples of a row
         predictions = model.cls.predictions
         predictions.decoder = VocabularyHead.of(predictions.decoder)
         self.model = model
 
     def forward(self, batch: dict[str, Tensor]) -> Sums:
         """Sums over a batch of `MaskedLMBatches` or `PackedMLMBatches`, on the model's device."""
-        hidden = self._hidden(batch, jagged=batch["input_ids"].is_cuda)
+        hidden = self._hidden(batch, _way(batch["input_ids"]))
         # The vocabulary head at the masked positions only: one in seven.
         head = self.model.cls.predictions
         asked = head.transform(hidden.last_hidden_state.flatten(0, 1)[masked_places(batch)])
@@ -36,18 +44,27 @@ class MaskedLM(nn.Module):
         nsp_loss, nsp_correct = loss_and_correct(scores, labels)
         return Sums({"mlm": loss, "nsp": nsp_loss}, {"mlm": correct, "nsp": nsp_correct})
 
-    def _hidden(self, batch: dict[str, Tensor], jagged: bool) -> Any:
-        """BERT's output; a packed row is read sample by sample, by offsets if `jagged`."""
+    def _hidden(self, batch: dict[str, Tensor], way: Way) -> Any:
+        """BERT's output; a packed row is read sample by sample, in that `way`."""
         starts, ids = batch.get("sample_starts"), batch["input_ids"]
         if starts is None:
             mask = key_mask(batch.get("attention_mask"))
             return self.model.bert(ids, mask, batch["token_type_ids"])
         position, sample = places(starts, ids.shape[1])
-        if jagged:
+        own: dict[str, Any]
+        if way == "jagged":
             own = {"sample_offsets": offsets(starts, ids.shape[1])}
+        elif way == "in turn":
+            own = {"sample_lengths": lengths(starts, ids.shape[1])}
         else:
             own = {"attention_mask": own_sample_mask(sample)}
         return self.model.bert(ids, position_ids=position, **own)
+
+
+def _way(ids: Tensor) -> Way:
+    if ids.is_cuda:
+        return "jagged"
+    return "masked" if torch.compiler.is_compiling() else "in turn"
 
 
 def masked_places(batch: dict[str, Tensor]) -> Tensor:

@@ -1,10 +1,12 @@
 """Attention inside the samples of a packed row, and nowhere else.
 
-On a CPU a mask says who sees whom. On a GPU the samples of all rows lie behind each other as one
-jagged tensor, for which torch has variable-length kernels: flash attention in half precision,
-memory-efficient attention in float32. Nothing is spent on the pairs that a mask would take out.
+On a GPU the samples of all rows lie behind each other as one jagged tensor, for which torch has
+variable-length kernels: flash attention in half precision, memory-efficient attention in float32.
+On a CPU the samples take turns, a call each. Nothing is spent on the pairs that a mask would take
+out, which is for compiled models on a CPU: lengths would be constants of theirs.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-JAGGED = "sdpa_jagged"  # what the models' attention is set to where it is used
+PACKED = "sdpa_packed"  # what the models' attention is set to where it is used
 
 
 def places(sample_starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -43,7 +45,13 @@ def offsets(sample_starts: Tensor, length: int) -> Tensor:
     return torch.cat([starts, end])
 
 
-def jagged_attention(
+def lengths(sample_starts: Tensor, length: int) -> list[int]:
+    """Of the samples of all rows, one row behind the other; waits for the device."""
+    found: list[int] = offsets(sample_starts, length).diff().tolist()
+    return [tokens for tokens in found if tokens]
+
+
+def packed_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -52,25 +60,46 @@ def jagged_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sample_offsets: Tensor | None = None,
+    sample_lengths: list[int] | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """The attention of transformers [B, heads, L, size], inside samples where there are offsets."""
-    if sample_offsets is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, **others
-        )
-    rows, _, length, _ = query.shape
+    """The attention of transformers [B, heads, L, size], inside samples where they are told."""
+    inputs, options = (query, key, value), {"dropout_p": dropout, "scale": scaling}
+    if sample_offsets is not None:
+        return _jagged(inputs, sample_offsets, options), None
+    if sample_lengths is not None:
+        return _in_turn(inputs, sample_lengths, options), None
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout, scaling, **others
+    )
+
+
+def _jagged(inputs: Sequence[Tensor], sample_offsets: Tensor, options: dict[str, Any]) -> Tensor:
+    rows, _, length, _ = inputs[0].shape
     # Samples of no length are there only so that the number of offsets is fixed. The kernels step
     # over them, but torch would not choose these kernels if it were told: hence min_seqlen=1.
     jagged = (
         torch.nested.nested_tensor_from_jagged(
             heads.transpose(1, 2).flatten(0, 1), sample_offsets, min_seqlen=1, max_seqlen=length
         ).transpose(1, 2)
-        for heads in (query, key, value)
+        for heads in inputs
     )
-    found = scaled_dot_product_attention(*jagged, dropout_p=dropout, scale=scaling)
-    return found.transpose(1, 2).values().unflatten(0, (rows, length)), None
+    found = scaled_dot_product_attention(*jagged, **options)
+    return found.transpose(1, 2).values().unflatten(0, (rows, length))
 
 
-AttentionInterface.register(JAGGED, jagged_attention)
-AttentionMaskInterface.register(JAGGED, sdpa_mask)
+def _in_turn(inputs: Sequence[Tensor], sizes: list[int], options: dict[str, Any]) -> Tensor:
+    rows, _, length, _ = inputs[0].shape
+    parts = (heads.transpose(1, 2).flatten(0, 1).split(sizes) for heads in inputs)
+    found = [
+        scaled_dot_product_attention(
+            *(one.transpose(0, 1).unsqueeze(0) for one in sample), **options
+        )
+        for sample in zip(*parts, strict=True)
+    ]
+    joined = torch.cat([one.squeeze(0).transpose(0, 1) for one in found])
+    return joined.unflatten(0, (rows, length))
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)

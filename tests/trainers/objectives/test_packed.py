@@ -10,9 +10,10 @@ from trainers.data.masked import MaskedLMBatches
 from trainers.data.packed import PackedMLMBatches
 from trainers.models import build_model
 from trainers.objectives.masked_lm import MaskedLM
-from trainers.objectives.packed_attention import offsets, own_sample_mask, places
+from trainers.objectives.packed_attention import lengths, offsets, own_sample_mask, places
 from trainers.run.attention import _Calls
 
+WAYS = ("jagged", "in turn", "masked")
 OBJECTIVE = objective_config(next_sentence=False, packing=True)
 
 
@@ -63,28 +64,36 @@ def test_a_sample_does_not_see_its_neighbours(both) -> None:
     packed, _ = both
     objective = model().eval()
     with torch.no_grad():
-        before = objective._hidden(packed, jagged=False).last_hidden_state
+        before = objective._hidden(packed, "masked").last_hidden_state
         changed = {**packed, "input_ids": packed["input_ids"].clone()}
         second = int(packed["sample_starts"][0, 1])
         changed["input_ids"][0, second:] = 7
-        after = objective._hidden(changed, jagged=False).last_hidden_state
+        after = objective._hidden(changed, "masked").last_hidden_state
     torch.testing.assert_close(after[0, :second], before[0, :second])
     assert (after[0, second:] - before[0, second:]).abs().max() > 0.1
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_the_jagged_way_is_the_masked_way(both) -> None:
+def test_the_other_ways_are_the_masked_way(both) -> None:
     """Torch's variable-length kernels are for GPUs; here its plain code stands for them."""
     packed, _ = both
     objective = model()
     with _Calls() as calls:
-        hidden = [objective._hidden(packed, jagged).last_hidden_state for jagged in (True, False)]
+        hidden = [objective._hidden(packed, way).last_hidden_state for way in WAYS]
     # Of jagged tensors torch's own question for the kernel knows nothing, and failed.
-    assert calls.kernels == ["math (plain matrices)"] * 2 + ["flash attention"] * 2
-    torch.testing.assert_close(*hidden, rtol=1e-4, atol=1e-5)
+    num_samples, layers = len(lengths(packed["sample_starts"], packed["input_ids"].shape[1])), 2
+    assert calls.kernels == [
+        *["math (plain matrices)"] * layers,
+        *["flash attention"] * num_samples * layers,
+        *["flash attention"] * layers,
+    ]
+    for found in hidden[:2]:
+        torch.testing.assert_close(found, hidden[2], rtol=1e-4, atol=1e-5)
     encoder = list(objective.model.bert.encoder.parameters())
     weight = torch.randn(hidden[0].shape, generator=torch.Generator().manual_seed(0))
-    assert_close(*(list(torch.autograd.grad((h * weight).sum(), encoder)) for h in hidden))
+    *found, wanted = (list(torch.autograd.grad((h * weight).sum(), encoder)) for h in hidden)
+    for grads in found:
+        assert_close(grads, wanted)
 
 
 def test_places_masks_and_offsets_of_two_rows() -> None:
@@ -94,3 +103,4 @@ def test_places_masks_and_offsets_of_two_rows() -> None:
     assert sample.tolist() == [[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]
     assert own_sample_mask(sample)[:, 0, 1].int().tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
     assert offsets(starts, 5).tolist() == [0, 2, 5, 5, 5, 10, 10, 10, 10]
+    assert lengths(starts, 5) == [2, 3, 5]
