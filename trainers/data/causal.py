@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainers.config import ObjectiveConfig
 from trainers.data.batches import Ints
-from trainers.data.random_access import Purpose, permute
+from trainers.data.epochs import Epochs
 from trainers.data.store import Store
 from trainers.data.stream import DocumentStream
 from trainers.errors import DataError
@@ -25,7 +25,7 @@ class CausalBatches:
     """
 
     def __init__(self, store: Store, eos: int, objective: ObjectiveConfig, seed: int) -> None:
-        self.eos, self._seed = eos, seed
+        self.eos = eos
         self._stream = DocumentStream(store, eos)
         self._length, self._is_masked = objective.sequence_length, bool(objective.document_mask)
         self.num_samples = self._stream.num_tokens // self._length
@@ -34,6 +34,7 @@ class CausalBatches:
                 f"a part of the data has {store.meta.num_tokens} tokens, less than one block of "
                 f"objective.sequence_length={self._length}: add text, or set a smaller one"
             )
+        self._epochs = Epochs(self.num_samples, seed)
 
     def batch(self, positions: Ints) -> dict[str, NDArray[np.int64]]:
         """Blocks for `positions` [B], whole numbers from 0 up.
@@ -42,12 +43,13 @@ class CausalBatches:
         from 0 at each eos: a token sees its own document, back to the eos before it or to the start
         of the block.
         """
-        epoch, place = np.divmod(np.asarray(positions, dtype=np.int64), self.num_samples)
-        block = permute(place, self.num_samples, Purpose.ORDER, self._seed, epoch)
-        stream, offset = self._stream.read(block * self._length, self._length + 1)
+        _, block = self._epochs.draw(positions)
+        windows = self._stream.windows(block * self._length, self._length + 1)
+        stream = self._stream.tokens(windows)
         batch = {"input_ids": stream[:, :-1], "labels": stream[:, 1:]}
         if self._is_masked:
-            batch["position_ids"] = np.minimum(offset, np.arange(self._length + 1))[:, :-1]
+            offset = self._stream.offsets(windows)[:, :-1]
+            batch["position_ids"] = np.minimum(offset, np.arange(self._length))
         return {name: np.ascontiguousarray(array) for name, array in batch.items()}
 
     def num_labels(self, positions: Ints) -> dict[str, int]:

@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 
 from trainers.config import ObjectiveConfig
 from trainers.data.batches import IGNORED_LABEL, Ints
+from trainers.data.epochs import Epochs
 from trainers.data.pairs import Spans, pair_spans, single_spans
-from trainers.data.random_access import Purpose, below, hash64, permute, uniform
+from trainers.data.random_access import Purpose, below, hash64, uniform
 from trainers.data.runs import open_chunks
 from trainers.data.store import Store
 from trainers.data.tokenizer import SpecialIds
@@ -34,7 +35,7 @@ class MaskedLMBatches:
         seed: int,
     ) -> None:
         self._store, self._special, self._objective, self._seed = store, special, objective, seed
-        self._num_ordinary = vocab_size - len(special.sorted())
+        self._ordinary = np.setdiff1d(np.arange(vocab_size), special.sorted())
         self._limit = objective.sequence_length - (3 if objective.next_sentence else 2)
         if objective.next_sentence and store.meta.num_documents < 2:
             raise DataError(
@@ -43,10 +44,11 @@ class MaskedLMBatches:
             )
         self._chunks = open_chunks(store, self._limit, objective.short_fraction)
         self.num_samples = len(self._chunks.start)
+        self._epochs = Epochs(self.num_samples, seed)
 
     def batch(self, positions: Ints) -> dict[str, NDArray[np.int64]]:
         """Samples for `positions` [B], whole numbers from 0 up; `samples` says what they hold."""
-        return self.samples(*self._drawn(positions))
+        return self.samples(*self._epochs.draw(positions))
 
     def samples(self, epoch: Ints, sample: Ints) -> dict[str, NDArray[np.int64]]:
         """The samples of these numbers [B], below `num_samples`, as each `epoch` [B] makes them.
@@ -73,23 +75,18 @@ class MaskedLMBatches:
 
     def num_labels(self, positions: Ints) -> dict[str, int]:
         """Masked tokens, and one label for each pair, as the objective `MaskedLM` calls them."""
-        _, num_masked = self.sizes(*self._drawn(positions))
+        _, num_masked = self.sizes(*self._epochs.draw(positions))
         found = {"mlm": int(num_masked.sum())}
         return found | ({"nsp": len(positions)} if self._objective.next_sentence else {})
 
     def num_tokens(self, positions: Ints) -> int:
         """Tokens of text and special tokens."""
-        return int(self.sizes(*self._drawn(positions))[0].sum())
+        return int(self.sizes(*self._epochs.draw(positions))[0].sum())
 
     def sizes(self, epoch: Ints, sample: Ints) -> tuple[Ints, Ints]:
         """Tokens, special ones included, and masked tokens of each of `samples(epoch, sample)`."""
         _, spans = self._spans(epoch, sample)
         return self._length(spans), self._num_masked(spans)
-
-    def _drawn(self, positions: Ints) -> tuple[Ints, Ints]:
-        """The epoch of each position, and which sample it has there."""
-        epoch, place = np.divmod(np.asarray(positions, dtype=np.int64), self.num_samples)
-        return epoch, permute(place, self.num_samples, Purpose.ORDER, self._seed, epoch)
 
     def _spans(self, epoch: Ints, sample: Ints) -> tuple[NDArray[np.uint64], Spans]:
         key = hash64(Purpose.SAMPLE, self._seed, epoch, sample)
@@ -138,9 +135,7 @@ class MaskedLMBatches:
         label = np.take_along_axis(input_ids, position, axis=1)
 
         action = uniform(key, Purpose.ACTION, position)
-        token = below(self._num_ordinary, key, Purpose.TOKEN, position)
-        for special in self._special.sorted():
-            token += token >= special
+        token = self._ordinary[below(len(self._ordinary), key, Purpose.TOKEN, position)]
         np.copyto(token, label, where=action >= _MASK_SHARE + _RANDOM_SHARE)
         token[action < _MASK_SHARE] = self._special.mask
         np.copyto(token, self._special.cls, where=~used)  # their position is 0: it stays as it is

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from trainers.config import ObjectiveConfig
 from trainers.data.batches import IGNORED_LABEL, Ints
+from trainers.data.epochs import Epochs
 from trainers.data.files import digest_files
 from trainers.data.masked import MaskedLMBatches
 from trainers.data.packing import Rows, pack
 from trainers.data.publish import build_once
-from trainers.data.random_access import Purpose, permute
 from trainers.errors import DataError
 
 
@@ -41,10 +41,11 @@ class PackedMLMBatches:
         folder: Path,
     ) -> None:
         plan = open_plan(single, objective, folder)
-        self._single, self._rows, self._pad, self._seed = single, plan.rows, pad, seed
+        self._single, self._rows, self._pad = single, plan.rows, pad
         self._length = objective.sequence_length
         self._num_labels, self._num_starts = plan.max_labels, plan.max_samples + 1
         self.num_samples = plan.rows.num_rows
+        self._epochs = Epochs(self.num_samples, seed)
 
     def batch(self, positions: Ints) -> dict[str, NDArray[np.int64]]:
         """Rows for `positions` [B], whole numbers from 0 up.
@@ -96,8 +97,7 @@ class PackedMLMBatches:
 
     def _drawn(self, positions: Ints) -> tuple[Ints, Ints, Ints]:
         """For each sample of these rows: its row among them, its epoch, its number."""
-        epoch, place = np.divmod(np.asarray(positions, dtype=np.int64), self.num_samples)
-        drawn = permute(place, self.num_samples, Purpose.ORDER, self._seed, epoch)
+        epoch, drawn = self._epochs.draw(positions)
         first = self._rows.starts[drawn]
         count = self._rows.starts[drawn + 1] - first
         row = np.repeat(np.arange(len(drawn)), count)

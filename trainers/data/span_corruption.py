@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from trainers.config import ObjectiveConfig
 from trainers.data.batches import Ints
-from trainers.data.random_access import Purpose, hash64, permute
+from trainers.data.epochs import Epochs
+from trainers.data.random_access import Purpose, hash64
 from trainers.data.spans import corrupt, draw_spans, respect_borders, span_lengths
 from trainers.data.store import Store
 from trainers.data.stream import DocumentStream
@@ -47,6 +48,7 @@ class SpanCorruptionBatches:
                 f"objective.sequence_length={length} is made of {self.lengths.text}: add text, or "
                 "set a smaller one"
             )
+        self._epochs = Epochs(self.num_samples, seed)
 
     def batch(self, positions: Ints) -> dict[str, NDArray[np.int64]]:
         """Samples for `positions` [B], whole numbers from 0 up.
@@ -54,9 +56,9 @@ class SpanCorruptionBatches:
         input_ids [B, sequence_length]: the text with a sentinel in the place of each span, and eos.
         labels [B, T]: each sentinel followed by its span, and eos; every one is asked.
         """
-        epoch, place = np.divmod(np.asarray(positions, dtype=np.int64), self.num_samples)
-        sample = permute(place, self.num_samples, Purpose.ORDER, self._seed, epoch)
-        text, offset = self._stream.read(sample * self.lengths.text, self.lengths.text)
+        epoch, sample = self._epochs.draw(positions)
+        windows = self._stream.windows(sample * self.lengths.text, self.lengths.text)
+        text, offset = self._stream.tokens(windows), self._stream.offsets(windows)
         key = hash64(Purpose.SAMPLE, self._seed, epoch, sample)
         start, size = draw_spans(key, self.lengths)
         start = respect_borders(start, size, offset == 0)

@@ -3,6 +3,8 @@
 eos a b c d e eos f g eos h i j k eos ...
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from trainers.data.batches import Ints
@@ -19,26 +21,46 @@ class DocumentStream:
         self._starts = tokens + np.arange(len(tokens))
         self.num_tokens = int(self._starts[-1])
 
-    def read(self, first: Ints, length: int) -> tuple[Ints, Ints]:
-        """The `length` tokens from each place of `first` [B], and how far each is into its document
-        (0: the eos before it), both [B, length]."""
-        # A search for each block, not for each token: few documents begin in a block.
+    def windows(self, first: Ints, length: int) -> "Windows":
+        """Of `length` tokens from each place of `first` [B]."""
+        # A search for each window, not for each token: few documents begin in one.
         document = np.searchsorted(self._starts, first, side="right") - 1
         count = np.searchsorted(self._starts, first + length - 1, side="right") - 1 - document
         row = np.repeat(np.arange(len(first)), count)
         nth = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         begun = document[row] + 1 + nth
-        column = self._starts[begun] - first[row]
+        return Windows(first, length, document, begun, row, self._starts[begun] - first[row])
 
+    def tokens(self, windows: "Windows") -> Ints:
+        """What stands there: [B, length]."""
+        first, document, place = windows.first, windows.document, (windows.row, windows.column)
         # Before a token stand as many eos as documents have begun, its own included.
-        jumps = np.zeros((len(first), length), dtype=np.int64)
-        jumps[row, column] = 1
-        source = np.arange(length) - np.cumsum(jumps, axis=1)
+        source = np.zeros((len(first), windows.length), dtype=np.int64)
+        source[place] = -1
+        np.cumsum(source, axis=1, out=source)
+        source += np.arange(windows.length)
         source += (first - document - 1)[:, None]
-        jumps[row, column] = self._starts[begun] - self._starts[begun - 1]
-        offset = np.arange(length) - np.cumsum(jumps, axis=1, out=jumps)
-        offset += (first - self._starts[document])[:, None]
         tokens = np.take(self._store.tokens, source, mode="clip").astype(np.int64)
-        tokens[row, column] = self._eos
-        tokens[offset[:, 0] == 0, 0] = self._eos
-        return tokens, offset
+        tokens[place] = self._eos
+        tokens[first == self._starts[document], 0] = self._eos
+        return tokens
+
+    def offsets(self, windows: "Windows") -> Ints:
+        """How far each of the tokens is into its document (0: the eos before it): [B, length]."""
+        first, begun = windows.first, windows.begun
+        jumps = np.zeros((len(first), windows.length), dtype=np.int64)
+        jumps[windows.row, windows.column] = self._starts[begun] - self._starts[begun - 1]
+        offset = np.arange(windows.length) - np.cumsum(jumps, axis=1, out=jumps)
+        offset += (first - self._starts[windows.document])[:, None]
+        return offset
+
+
+class Windows(NamedTuple):
+    """Pieces of the stream, and the documents that begin in them after their first token."""
+
+    first: Ints  # [B]
+    length: int
+    document: Ints  # [B]: of the first token
+    begun: Ints  # documents [N], in row and column of the windows
+    row: Ints
+    column: Ints

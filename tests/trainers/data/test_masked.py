@@ -92,7 +92,7 @@ def test_first_segments_of_an_epoch_of_pairs_start_every_sample_once(store):
     batches = MaskedLMBatches(store, SPECIAL, VOCAB_SIZE, objective_config(), seed=1)
     for epoch in (0, 3):
         positions = np.arange(batches.num_samples) + epoch * batches.num_samples
-        _, spans = batches._spans(*batches._drawn(positions))
+        _, spans = batches._spans(*batches._epochs.draw(positions))
         assert len(np.unique(spans.first)) == batches.num_samples
 
 
