@@ -1,12 +1,18 @@
-"""`came-check`: what a run would be, before it costs anything.
+"""`came-check`: what a run would be, and whether it can be one, before it costs anything.
 
     came-check experiment=bert_large_32k          the words of came-train
     came-check experiment=bert_large_32k --json   for a machine
-    came-check experiment=quickstart --no-parity  how near it is to the paper, and no more
+    came-check experiment=quickstart --no-parity  without training: seconds
+    came-check --environment                      the machine alone: for a cluster's job script
 
+One page, in order: environment, configuration, data, disk space, memory, each OK or REFUSED with
+what to do; then
 Fidelity: each setting beside what the paper publishes. It stops nobody: a deviation is no mistake.
 Parity: five steps of the same configuration, made small, on two processes and on one; where they
-differ by more than rounding, the exit code is 10 and the first tensor that differs is named.
+differ by more than rounding, the first tensor that differs is named.
+
+Exit codes: 0 all OK, or that of the first that is refused: 2 versions or configuration, 3 data,
+6 disk space, 7 processes that cannot talk to each other, 8 memory, 10 parity.
 """
 
 from __future__ import annotations
@@ -14,73 +20,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
-from trainers import fidelity
+from trainers.checks.page import Check, show, verdict
 from trainers.compose import compose
 from trainers.config import Config
-from trainers.errors import ParityError
+from trainers.errors import ConfigError
 from trainers.failures import report
 
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    title: str
-    is_green: bool
-    text: str  # Markdown, without the title
-    details: dict[str, Any] = field(default_factory=dict)  # for --json
-    exit_code: int = 0  # if it is red
-
-
-def check_fidelity(config: Config) -> Check:
-    """Always green: it informs."""
-    found = fidelity.compare(config)
-    title = "Fidelity to the paper"
-    if found is None:
-        known = ", ".join(fidelity.names())
-        return Check(title, True, f"The paper has no {config.experiment}; it has {known}.")
-    text = str(fidelity.markdown(config)).split("\n", 1)[1].strip().replace("\n## ", "\n### ")
-    return Check(title, True, text, {"settings": [asdict(row) for row in found]})
-
-
-def check_parity(config: Config) -> Check:
-    """Red if two ranks do not learn what one learns. Raises RunError if they cannot train."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from trainers.checks import parity  # torch: seconds
-
-    found = parity.check_parity(config)
-    lines = [f"Five steps of {found.what}; made small, on two processes and on one:", ""]
-    for kind, words in (("loss", "losses"), ("param", "parameters"), ("state", "optimizer state")):
-        if worst := found.worst(kind):
-            lines.append(
-                f"* {words}: at most {worst.value:.1e} apart, {worst.name} after step "
-                f"{worst.step}; rounding explains {worst.allowed:.1e}"
-            )
-    if wrong := found.first_wrong:
-        lines += ["", _refusal(wrong)]
-    details = {
-        "what": found.what,
-        "differences": [asdict(d) | {"fits": d.fits} for d in found.differences],
-    }
-    text = "\n".join(lines)
-    return Check("Sharded as unsharded", wrong is None, text, details, ParityError.exit_code)
-
-
-def _refusal(wrong: Any) -> str:
-    return (
-        f"{wrong.name} differs by {wrong.value:.1e} after step {wrong.step}, where rounding "
-        f"explains {wrong.allowed:.1e}: on several processes this would be another optimizer. Do "
-        "not train with it; try another zero.stage, and tell us the command."
-    )
-
-
-def checks_of(words: Sequence[str]) -> list[Callable[[Config], Check]]:
-    """What is looked at, in order."""
-    return [check_fidelity, *([] if "--no-parity" in words else [check_parity])]
+FLAGS = ("--environment", "--json", "--no-parity")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,24 +39,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     try:
-        config = compose([w for w in words if w not in _OPTIONS], needs_text=False)
         found = []
         for check in checks_of(words):
-            found.append(check(config))
+            found.append(check)
             if "--json" not in words:
-                print(_page(found[-1]), flush=True)
+                show(check)
+                sys.stdout.flush()
     except Exception as error:
         return report(error, None, verbose=os.environ.get("CAME_TRACEBACK") == "1")
     if "--json" in words:
-        print(json.dumps({"experiment": config.experiment, "checks": [asdict(c) for c in found]}))
+        print(json.dumps({"checks": [asdict(check) for check in found]}))
+    else:
+        print(verdict(found))
     return next((check.exit_code for check in found if not check.is_green), 0)
 
 
-_OPTIONS = ("--json", "--no-parity")
+def checks_of(words: Sequence[str]) -> Iterator[Check]:
+    """Looks at one thing after the other. Raises ConfigError before the first."""
+    settings = [word for word in words if word not in FLAGS]
+    if "--environment" in words:
+        if settings:
+            raise ConfigError(f"--environment looks at the machine alone: leave out {settings[0]}")
+        from trainers.checks.environment import check_environment
+
+        yield check_environment()
+        return
+    config = compose(settings, needs_text=False)
+    from trainers.checks.environment import check_environment
+
+    yield (environment := check_environment())
+    if environment.exit_code != ConfigError.exit_code:  # else what is below cannot be imported
+        yield from _of_run(config, settings, parity="--no-parity" not in words)
 
 
-def _page(check: Check) -> str:
-    return f"## {check.title}: {'OK' if check.is_green else 'REFUSED'}\n\n{check.text}\n"
+def _of_run(config: Config, settings: Sequence[str], *, parity: bool) -> Iterator[Check]:
+    from trainers.checks import configuration, disk, fidelity, memory, text
+    from trainers.checks.machine import this_machine
+    from trainers.planner.plan import plan_run
+
+    machine = this_machine()
+    device = machine.gpus[0].name if machine.gpus else "CPU"
+    plan = plan_run(config, device, mfu=1.0)
+    yield configuration.check_configuration(config, plan)
+    yield (data := text.check_text(config, settings))
+    yield disk.check_disk(config, plan, data.details.get("text_bytes", 0))
+    yield memory.check_memory(config, plan, machine)
+    yield fidelity.check_fidelity(config)
+    if parity:
+        from trainers.checks.sharded import check_sharded
+
+        yield check_sharded(config)
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def _split(
         key, equals, text = word.partition("=")
         key = key.lstrip("+").strip()  # `+key=` and `++key=` are habits from other Hydra programs
         if not equals or key.startswith("~"):
-            problems.append(f"cannot read '{word}': write key=value")
+            problems.append(f"cannot read '{word}': write NAME=VALUE")
         elif "${" in text:
             problems.append(f"{key}: '${{...}}' is not read on the command line, give the value")
         elif key in groups:

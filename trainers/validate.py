@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from launch.problems import problems_of_launch
-from trainers.config import Config, MixSource, OptimizerConfig
+from trainers.config import Config, DataConfig, MixSource, OptimizerConfig
 from trainers.deepspeed_keys import problems_of_block
 from trainers.limits import INF, LIMITS, out_of_limits
 from trainers.objective_keys import problems_of_objective
@@ -176,14 +176,20 @@ def _data(config: Config, needs_text: bool) -> Iterator[str]:
     for key, folder in (("run.dir", config.run.dir), ("data.cache_dir", data.cache_dir)):
         if folder in ("", "null") or "://" in folder:
             yield f"{key}={folder} names no folder"
-    if needs_text and data.name in _TEXT_KEYS and not getattr(data, _TEXT_KEYS[data.name]):
-        yield _NEEDED[data.name]
+    if needs_text and (missing := missing_text(data)):
+        yield missing
     for owner, key in _TEXT_KEYS.items():
         if data.name in _TEXT_KEYS and data.name != owner and getattr(data, key):
             value = getattr(data, key) if key in ("path", "hub") else "[...]"
             chosen = f"data={data.name} was chosen"
             yield f"data.{key}={value} is read by data={owner} only, and {chosen}"
     yield from _mix(data.sources)
+
+
+def missing_text(data: DataConfig) -> str | None:
+    """What to type where nothing says which text it is."""
+    is_open = data.name in _TEXT_KEYS and not getattr(data, _TEXT_KEYS[data.name])
+    return _NEEDED[data.name] if is_open else None
 
 
 # Which key says where the text is, and what to say when it does not.

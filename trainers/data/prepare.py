@@ -89,9 +89,24 @@ def prepare(data: DataConfig, needs: Needs, timeout_seconds: float = 3600.0) -> 
     """
     _check_vocabulary(data, needs)
     source = open_source(data)
-    folder = Path(data.cache_dir) / f"{data.name}-{_key(data, source, needs)}"
+    folder = _place(data, source, needs)
     build_once(folder, partial(_build, data, source, needs), _is_whole, timeout_seconds)
     return _open(folder)
+
+
+def find(data: DataConfig, needs: Needs) -> tuple[Source, Prepared | None]:
+    """What `prepare` would read, and what it would find in the cache; builds nothing.
+
+    Raises what `prepare` does, as far as that shows before anything is read.
+    """
+    _check_vocabulary(data, needs)
+    source = open_source(data)
+    folder = _place(data, source, needs)
+    return source, _open(folder) if folder.is_dir() and _is_whole(folder) else None
+
+
+def _place(data: DataConfig, source: Source, needs: Needs) -> Path:
+    return Path(data.cache_dir) / f"{data.name}-{_key(data, source, needs)}"
 
 
 def _check_vocabulary(data: DataConfig, needs: Needs) -> None:
