@@ -30,8 +30,8 @@ FLOORS = [
         "trainers.limits",
     ],
     ["trainers.flops"],
-    ["trainers.objective_keys", "trainers.folder_shape", "trainers.failures"],
-    ["trainers.validate"],
+    ["trainers.objective_keys", "trainers.folder_shape", "trainers.failures", "trainers.flags"],
+    ["trainers.validate", "trainers.words"],
     ["trainers.compose", "trainers.fidelity"],
     [
         "trainers.models",
@@ -44,9 +44,11 @@ FLOORS = [
     ["trainers.run.loop", "trainers.finished"],
     ["trainers.planner", "trainers.checks"],
     ["trainers.plan"],
-    ["trainers.pretrain", "trainers.export", "trainers.judge", "trainers.checkpoint_command"],
-    ["trainers.prepare", "trainers.report", "trainers.check", "trainers.finetuning"],
-    ["trainers.finetune"],
+    ["trainers.export", "trainers.judge", "trainers.checkpoint_command"],
+    ["trainers.report", "trainers.check", "trainers.finetuning"],
+    ["trainers.finetune", "trainers.completion"],
+    ["trainers.pretrain"],
+    ["trainers.prepare"],
 ]
 
 

@@ -28,8 +28,10 @@ from trainers.compose import compose
 from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.failures import report
+from trainers.flags import FLAGS, unknown_flag
+from trainers.typed import message
 
-FLAGS = ("--environment", "--json", "--no-parity")
+_OPTIONS = FLAGS["came-check"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,15 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def checks_of(words: Sequence[str]) -> Iterator[Check]:
     """Looks at one thing after the other. Raises ConfigError before the first."""
-    settings = [word for word in words if word not in FLAGS]
+    settings = [word for word in words if word not in _OPTIONS]
     if "--environment" in words:
         if settings:
-            raise ConfigError(f"--environment looks at the machine alone: leave out {settings[0]}")
+            problems = [unknown_flag(word, _OPTIONS) for word in settings if word.startswith("-")]
+            alone = f"--environment looks at the machine alone: leave out {' '.join(settings)}"
+            raise ConfigError(message(problems or [alone]))
         from trainers.checks.environment import check_environment
 
         yield check_environment()
         return
-    config = compose(settings, needs_text=False)
+    config = compose(settings, needs_text=False, flags=_OPTIONS)
     from trainers.checks.environment import check_environment
 
     yield (environment := check_environment())

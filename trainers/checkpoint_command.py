@@ -21,8 +21,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trainers import durable
-from trainers.errors import CheckpointError
-from trainers.failures import explain
+from trainers.errors import CheckpointError, ConfigError
+from trainers.failures import explain, report
+from trainers.flags import Parser
 from trainers.run import commits, tensors
 from trainers.run import manifest as manifests
 from trainers.run.manifest import Manifest, RefusedError
@@ -44,7 +45,10 @@ def main() -> None:
 
 def run(words: Sequence[str]) -> int:
     """Runs a command and prints its answer; returns the exit code."""
-    arguments = _parser().parse_args(words)
+    try:
+        arguments = _parser().parse_args(words)
+    except ConfigError as error:
+        return report(error, None, verbose=False)
     try:
         answer = arguments.action(arguments)
     except (CheckpointError, OSError) as error:
@@ -148,12 +152,8 @@ def _in_words(answer: dict[str, Any]) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="came-checkpoint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="came-checkpoint", description=__doc__)
     commands = parser.add_subparsers(required=True)
     for name, action in (("verify", verify), ("list", list_), ("export", export)):
         command = commands.add_parser(name, help=action.__doc__)
@@ -162,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(action=action)
         if name == "export":
             command.add_argument("--out", help="a folder; RUN/export if not given")
+        parser.flags |= command.flags
     return parser
 
 

@@ -8,7 +8,7 @@ No torch below this line of the import tree: a typing error answers in well unde
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import gcd
 from os.path import expanduser
@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,8 +27,9 @@ from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.folder_shape import shape_of
 from trainers.phases import batch_units, with_micro_sizes
-from trainers.typed import MISSING, convert, leaves, nearest
+from trainers.typed import MISSING, convert, leaves, message
 from trainers.validate import problems_of
+from trainers.words import split
 
 # Beside this package, in a checkout as in site-packages. Not found through the import system: a
 # folder named `configs` in the user's own project would answer to the name.
@@ -52,6 +52,7 @@ def compose(
     *,
     planned: bool = False,
     needs_text: bool = True,
+    flags: Collection[str] = (),
 ) -> Config:
     """The configuration of a run, complete: no 0 in it stands for a number to be found later.
 
@@ -60,12 +61,13 @@ def compose(
         world_size: number of ranks; None = launch.processes, or as many as suit this machine.
         planned: it will not be run here: no data is needed, and there are launch.nodes machines.
         needs_text: False for who reads none: which text it would be may stay open.
+        flags: options of the command, one of which a word with dashes may have meant.
 
     Raises:
         ConfigError: with every problem that was found, one per line.
     """
     problems: list[str] = []
-    config = read_words(Config, "config", overrides, choices(), problems)
+    config = read_words(Config, "config", overrides, choices(), problems, flags)
     if config is not None:
         world_size = world_size or _world_size(config, planned)
         problems += problems_of(config, world_size, planned=planned, needs_text=needs_text)
@@ -80,6 +82,7 @@ def read_words(
     words: Sequence[str],
     groups: Mapping[str, list[str]],
     problems: list[str],
+    flags: Collection[str] = (),
 ) -> Kind | None:
     """`configs/<file>.yaml` with the `key=value` words on top, as a `kind`.
 
@@ -90,7 +93,7 @@ def read_words(
     Raises:
         ConfigError: what Hydra cannot read.
     """
-    names, values = _split(words, leaves(kind), groups, problems)
+    names, values = split(words, leaves(kind), groups, problems, flags)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             tree = hydra_compose(file, [f"{FILES.get(k, k)}={v}" for k, v in names.items()])
@@ -98,6 +101,13 @@ def read_words(
     except (HydraException, OmegaConfBaseException, YAMLError) as error:  # in their own words
         text = str(error) or str(error.__cause__)
         raise ConfigError(message([*problems, text])) from error
+
+
+def problems_of_words(words: Sequence[str]) -> list[str]:
+    """What is wrong with the `key=value` words of a command that changes a run that is there."""
+    problems: list[str] = []
+    split(words, LEAVES, choices(), problems)
+    return problems
 
 
 def reread(
@@ -110,7 +120,7 @@ def reread(
         ConfigError: with every problem that was found, one per line.
     """
     problems: list[str] = []
-    names, values = _split(overrides, LEAVES, choices(), problems)
+    names, values = split(overrides, LEAVES, choices(), problems)
     problems += [
         f"{group}={name}: only single values can be changed here" for group, name in names.items()
     ]
@@ -168,74 +178,6 @@ def _concrete(config: Config, world_size: int) -> Config:
     )
 
 
-def _split(
-    words: Sequence[str],
-    known: Mapping[str, Any],
-    groups: Mapping[str, list[str]],
-    problems: list[str],
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """Choices of files, and values by `known` keys; words that are neither go to `problems`."""
-    sections = {leaf.partition(".")[0] for leaf in known if "." in leaf}
-    names, values = {}, {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        key = key.lstrip("+").strip()  # `+key=` and `++key=` are habits from other Hydra programs
-        if not equals or key.startswith("~"):
-            problems.append(f"cannot read '{word}': write NAME=VALUE")
-        elif "${" in text:
-            problems.append(f"{key}: '${{...}}' is not read on the command line, give the value")
-        elif key in groups:
-            names[key] = _name(key, text, groups[key], problems)
-        elif key in known or (key.startswith("deepspeed.") and "deepspeed" in known):
-            values[key] = _value(key, text, known.get(key), problems)
-        elif key in sections:
-            inside = ", ".join(leaf for leaf in known if leaf.startswith(f"{key}."))
-            problems.append(f"'{key}' is a section; its keys are {inside}")
-        else:
-            problems.append(f"unknown key '{key}'{nearest(key.lstrip('-'), [*known, *groups])}")
-    found = {group: name for group, name in names.items() if name is not None}
-    return found, {key: value for key, value in values.items() if value is not _BAD}
-
-
-_BAD = object()  # stands for a value with a problem: None is a value
-
-
-def _name(group: str, text: str, known: list[str], problems: list[str]) -> str | None:
-    if text in known:
-        return text
-    hint = nearest(text, known) or f"; choose one of {', '.join(known)}"
-    problems.append(f"no {group} is named '{text}'{hint}")
-    return None
-
-
-def _value(key: str, text: str, kind: Any, problems: list[str]) -> Any:
-    before = len(problems)
-    value = _text(text, kind) if kind in (str, str | None) else _parsed(key, text, problems)
-    if len(problems) == before and kind is not None:
-        convert(kind, value, key, problems)
-    return value if len(problems) == before else _BAD
-
-
-def _text(text: str, kind: Any) -> str | None:
-    """Text is taken as it was typed: paths hold commas, spaces, brackets and leading zeros."""
-    if text == "null" and kind is not str:
-        return None
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return text[1:-1] if quoted else text
-
-
-def _parsed(key: str, text: str, problems: list[str]) -> Any:
-    try:
-        override = OverridesParser.create().parse_override(f"{key}={text}")
-    except HydraException:
-        problems.append(f"cannot read the value of '{key}={text}': put it in quotes")
-        return None
-    if override.is_sweep_override():
-        problems.append(f"{key} takes one value, not '{text}'; a list is written [{text}]")
-        return None
-    return override.value()
-
-
 def _tuned(tree: DictConfig, names: Mapping[str, str]) -> dict[str, Any]:
     """What the experiment has for the optimizer that was chosen, by key; it leaves the tree.
 
@@ -280,11 +222,3 @@ def _fill_shape(container: Any, problems: list[str]) -> bool:
         if model.setdefault(key, value) != value:
             problems.append(f"model.{key}={model[key]}, but model.path={path} has {value}")
     return True
-
-
-def message(problems: list[str]) -> str:
-    """All problems as the words of one error."""
-    if len(problems) == 1:
-        return problems[0]
-    lines = [f"{len(problems)} problems in the configuration", *problems]
-    return "\n  - ".join(line.rstrip() for line in lines)

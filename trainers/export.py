@@ -4,7 +4,6 @@ OUT gets config.json, model.safetensors and the files of the tokenizer: what `fr
 the pipelines of transformers read; and README.md, the card of the model. What is tied stays tied.
 """
 
-import argparse
 import os
 import secrets
 import shutil
@@ -21,6 +20,7 @@ from trainers.config import Config
 from trainers.data.tokenizer import special_ids
 from trainers.errors import RunError, StorageError
 from trainers.finished import EXPORTED_SETTINGS, Place, read_module, read_settings, read_tokenizer
+from trainers.flags import Parser
 from trainers.model_card import model_card
 from trainers.run.manifest import step_of
 
@@ -93,12 +93,12 @@ def for_transformers(tokenizer: Tokenizer, config: Config) -> PreTrainedTokenize
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `came-export`."""
-    parser = argparse.ArgumentParser("came-export", description=__doc__)
+    parser = Parser("came-export", description=__doc__)
     parser.add_argument("source", metavar="RUN", type=Path, help="a run folder or a checkpoint")
     parser.add_argument("target", metavar="OUT", type=Path, help="a folder that does not exist yet")
-    words = parser.parse_args(arguments)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers looks for DeepSpeed, and it tells
     try:
+        words = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
         export(words.source.resolve(), words.target.resolve())
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from trainers.compose import problems_of_words
 from trainers.config import Config
 from trainers.data.splits import Splits, open_splits, open_whole
 from trainers.errors import ConfigError, DataError
@@ -24,6 +25,7 @@ from trainers.finished import Place, read_module, read_settings, read_shortest, 
 from trainers.run.distributed import World
 from trainers.run.evaluate import Evaluator
 from trainers.run.folder import TOKENIZER_FILE
+from trainers.typed import message
 
 ALL = 2**31
 
@@ -32,7 +34,8 @@ def evaluate(words: Sequence[str]) -> dict[str, float]:
     """The metrics of the run that `words` name, by name, on the samples that they name."""
     given = dict(word.partition("=")[::2] for word in words)
     if not given.get("run.dir"):
-        raise ConfigError("which run? say came-eval run.dir=FOLDER")
+        which = "which run? say came-eval run.dir=FOLDER"
+        raise ConfigError(message([*problems_of_words(words), which]))
     place = Place.of(Path(given["run.dir"]).expanduser().resolve())
     changes: dict[str, Any] = {}
     if "data.path" in given:

@@ -15,7 +15,6 @@ estimated (docs/planner.md), time is arithmetic.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from rich.console import Console
 from trainers.compose import compose
 from trainers.errors import ConfigError
 from trainers.failures import report
+from trainers.flags import FLAGS, Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def _plan(words: Sequence[str]) -> None:
     options, overrides = _parser().parse_known_args(words)
     if not 0 < options.mfu <= 1:
         raise ConfigError(f"--mfu {options.mfu}: it is a share of the peak, above 0 and up to 1")
-    config = compose(overrides, planned=True)
+    config = compose(overrides, planned=True, flags=FLAGS["came-plan"])
     from trainers.planner.plan import plan_run  # torch and transformers, after the words are right
     from trainers.planner.table import show
 
@@ -55,8 +55,8 @@ def _plan(words: Sequence[str]) -> None:
         show(plan, Console())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="came-plan", add_help=False, allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(prog="came-plan", add_help=False)
     parser.add_argument("--mfu", type=float, default=0.4)
     parser.add_argument("--device", default="H100")
     parser.add_argument("--json", action="store_true")

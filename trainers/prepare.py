@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from trainers.compose import compose
 from trainers.failures import report
+from trainers.flags import FLAGS
 from trainers.pretrain import read
 
 HELP = """\
@@ -68,7 +69,7 @@ def long_words(words: Sequence[str]) -> list[str]:
 
 def _prepare(words: Sequence[str], as_json: bool) -> None:
     # One process: what is prepared does not depend on the number of those that train.
-    config = compose(words, 1)
+    config = compose(words, 1, flags=FLAGS["came-prepare"])
     from trainers.data.needs import needs_of
     from trainers.data.prepare import prepare
     from trainers.data.statistics import describe

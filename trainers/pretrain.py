@@ -12,7 +12,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
@@ -25,28 +25,32 @@ from trainers.config import Config
 from trainers.errors import ConfigError, RunError
 from trainers.failures import report, report_outcome
 from trainers.faults import parse
+from trainers.flags import FLAGS
 from trainers.redact import redact_logs
 from trainers.signals import listener
 
 HELP = """\
-came-train key=value ...  pretrains BERT, GPT-2, T5, LLaMA under DeepSpeed, on all GPUs or CPU cores
+came-train NAME=VALUE ...   pretrains BERT, GPT-2, T5 and LLaMA under DeepSpeed
 
-  came-train experiment=quickstart                                      a BERT in three minutes
-  came-train experiment=quickstart_gpt2 optimizer=adamw train.steps=50 run.dir=runs/adamw
-  came-train experiment=quickstart data=text data.path=my_texts/        your own text
-  torchrun --nproc-per-node 2 -m trainers.pretrain experiment=quickstart zero.stage=3
-  (any of these once more)                                              resumes its run
+  a BERT in three minutes, on all GPUs or two processes of a CPU:
+    came-train experiment=quickstart
+  your own text, a file or a folder:
+    came-train experiment=quickstart data=text data.path=my_texts/
+  resume: the same command once more, or one with the same run.dir=FOLDER
+  sweep, one run after the other:
+    came-train experiment=quickstart --multirun optimizer.lr=1e-4,3e-4,1e-3
+  cluster; prints the batch script, launch.submit=true queues it:
+    came-train experiment=bert_large_32k data.path=DIR launch=slurm \\
+               launch.nodes=4 launch.gpus_per_node=8
 
-Choices, files in {folder}:
-{choices}
-
-Values are given as section.key=value; `came-train --keys` lists all, their units, reasons and
-defaults stand in the same files. --traceback (or CAME_TRACEBACK=1) shows where errors arise.
-Beside this: came-check (what a run would be, and whether sharding changes it), came-plan (memory,
-time), came-prepare (text to tokens), came-eval, came-export, came-checkpoint, came-report,
-came-finetune (GLUE, SQuAD).
-Exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 not a number, 6 storage, 7 peer lost,
-8 memory, 9 run.dir in use, 75 told to stop (130 by Ctrl-C): saved, the same command goes on."""
+--choices  models, optimizers, data and all else that is chosen by name
+--keys     every key; docs/reference.md has units, defaults and limits
+--completion bash|zsh   prints a script for tab completion
+--traceback             (or CAME_TRACEBACK=1) shows where errors arise
+Also: came-check, -plan, -prepare, -eval, -export, -report, -checkpoint,
+-finetune; each has --help. Exit codes: 0 done, 2 configuration, 3 data,
+4 checkpoint, 5 not a number, 6 storage, 7 peer lost, 8 memory, 9 run.dir in
+use, 75 stopped by a signal and saved (130: Ctrl-C); again goes on from there."""
 
 
 # Seconds that the launcher waits longer for a rank than the rank itself takes.
@@ -67,6 +71,8 @@ class CommandLine:
     overrides: list[str] = field(default_factory=list)
     help: bool = False
     keys: bool = False
+    choices: bool = False
+    completion: str | None = None  # for which shell
     traceback: bool = False
 
 
@@ -79,6 +85,10 @@ def read(words: Sequence[str], environ: Mapping[str, str]) -> CommandLine:
             line.help = True
         elif word == "--keys":
             line.keys = True
+        elif word == "--choices":
+            line.choices = True
+        elif word == "--completion" or word.startswith("--completion="):
+            line.completion = word.partition("=")[2] or (rest.pop(0) if rest else "")
         elif word == "--traceback":
             line.traceback = True
         elif word in (
@@ -101,8 +111,9 @@ def main() -> None:
     try:
         parse(os.environ)
         rank = _number_of("RANK")
-        if line.help or line.keys:
-            code = _keys() if line.keys else _help()
+        if line.help or line.keys or line.choices or line.completion is not None:
+            print(_answer(line))
+            code = 0
         else:
             code = _launch(line) if rank is None else _train(line)
     except (Exception, KeyboardInterrupt) as error:
@@ -137,7 +148,7 @@ def _number_of(name: str) -> int | None:
 def _launch(line: CommandLine) -> int:
     """Everything that can be refused is refused here, once, before there are ranks."""
     listener.listen(raises=True)
-    config = compose(line.overrides)
+    config = compose(line.overrides, flags=FLAGS["came-train"])
     if config.launch.dry_run or config.launch.name != "local":
         return _start(job_of(line.overrides, config))
     listener.grace = config.runtime.grace_seconds
@@ -205,22 +216,31 @@ def _train(line: CommandLine) -> int:
     return 0
 
 
-def _help() -> int:
-    lines = [_line(name, ", ".join(names)) for name, names in choices().items()]
-    print(HELP.format(folder=CONFIGS, choices="\n".join(lines)))
-    return 0
+def _answer(line: CommandLine) -> str:
+    """What is told instead of a run."""
+    if line.completion is not None:
+        from trainers.completion import SHELLS, script
+
+        if line.completion not in SHELLS:
+            raise ConfigError(f"--completion {line.completion or '?'}: for bash or zsh")
+        return script(line.completion)
+    if line.keys:
+        return "\n".join(_keys())
+    if line.choices:
+        names = [_line(group, ", ".join(names)) for group, names in choices().items()]
+        return "\n".join([f"files in {CONFIGS}, with their reasons:", *names])
+    return HELP
 
 
-def _keys() -> int:
+def _keys() -> Iterator[str]:
     sections: dict[str, list[str]] = {}
     for key in LEAVES:
         section, _, name = key.partition(".")
         if name and name != "name":  # a name is set by choosing a file
             sections.setdefault(section, []).append(name)
     for section, names in sections.items():
-        print(_line(section, " ".join(names)))
-    print(_line("deepspeed", "any other key of DeepSpeed's config"))
-    return 0
+        yield _line(section, " ".join(names))
+    yield _line("deepspeed", "any other key of DeepSpeed's config")
 
 
 def _line(name: str, words: str) -> str:

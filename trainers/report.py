@@ -7,12 +7,12 @@
 Several runs, or one with --out or --paper, are one HTML file that needs nothing beside it.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainers.errors import DataError, RunError
+from trainers.flags import Parser
 from trainers.reports.page import write_page
 from trainers.reports.paper import paper_figure
 from trainers.reports.runs import find_runs, read_runs
@@ -39,16 +39,14 @@ def write(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `came-report`."""
-    parser = argparse.ArgumentParser(
-        *("came-report", None, __doc__), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("came-report", description=__doc__)
     parser.add_argument(
         *("runs",), nargs="+", metavar="RUN", help="a run folder, or a folder of run folders"
     )
     parser.add_argument("--paper", metavar="NAME", help="draw the paper's curves beside the runs")
     parser.add_argument("--out", metavar="DIR", help="folder of the page of several runs: report/")
-    given = parser.parse_args(arguments)
     try:
+        given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
         print(write(given.runs, paper=given.paper, out=given.out))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)

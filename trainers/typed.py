@@ -90,8 +90,9 @@ def _choice(choices: tuple[Any, ...], value: Any, key: str, problems: list[str])
     for choice in choices:
         if value == choice and type(value) is type(choice):
             return choice
-    options = ", ".join(str(choice) for choice in choices)
-    problems.append(f"{key} must be one of {options}, not {value!r}")
+    options = [str(choice) for choice in choices]
+    hint = nearest(str(value), options) if isinstance(value, str) else ""
+    problems.append(f"{key} must be one of {', '.join(options)}, not {value!r}{hint}")
     return None
 
 
@@ -112,3 +113,11 @@ def _scalar(kind: type, value: Any, key: str, problems: list[str]) -> Any:
         return value
     problems.append(f"{key} must be {NAMES[kind]}, not {value!r}")
     return None
+
+
+def message(problems: list[str]) -> str:
+    """All problems as the words of one error."""
+    if len(problems) == 1:
+        return problems[0]
+    lines = [f"{len(problems)} problems in the configuration", *problems]
+    return "\n  - ".join(line.rstrip() for line in lines)

@@ -157,7 +157,10 @@ def test_an_unknown_key_is_answered_with_the_nearest_one():
     assert problems("trian.steps=3") == ["unknown key 'trian.steps'; did you mean 'train.steps'?"]
     assert problems("lr=1") == ["unknown key 'lr'; did you mean 'optimizer.lr'?"]
     assert problems("+optimiser=came") == ["unknown key 'optimiser'; did you mean 'optimizer'?"]
-    assert problems("model.trust_remote_code=true") == ["unknown key 'model.trust_remote_code'"]
+    (answer,) = problems("model.trust_remote_code=true")
+    assert answer.startswith("unknown key 'model.trust_remote_code'; the keys of model are model.")
+    (answer,) = problems("xyz=1")
+    assert answer.startswith("unknown key 'xyz'; there is experiment, run, model, objective, data")
 
 
 def test_all_problems_are_told_at_once():

@@ -79,10 +79,16 @@ def test_torch_is_not_imported_before_the_configuration_is_right():
 def test_help_fits_a_screen():
     done = door("--help")
     assert done.returncode == 0
-    assert len(done.stdout.splitlines()) <= 40
-    assert max(map(len, done.stdout.splitlines())) <= 100
-    for word in ("experiment=quickstart", "bert_large_32k", "adamw", "--keys", "--traceback"):
+    assert len(done.stdout.splitlines()) <= 24
+    assert max(map(len, done.stdout.splitlines())) < 80
+    for word in ("data.path=my_texts/", "--multirun", "launch=slurm", "--choices", "--keys"):
         assert word in done.stdout
+
+
+def test_choices_are_the_files_of_the_tree():
+    listed = door("--choices").stdout
+    assert "bert_large_32k" in listed and "adamw" in listed and "slurm" in listed
+    assert max(map(len, listed.splitlines()[1:])) <= 100
 
 
 def test_keys_are_all_that_a_configuration_has():

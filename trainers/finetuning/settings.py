@@ -8,10 +8,12 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any, Literal
 
-from trainers.compose import choices, message, read_words
+from trainers.compose import choices, read_words
 from trainers.config import OptimizerConfig
 from trainers.errors import ConfigError
+from trainers.flags import FLAGS
 from trainers.limits import INF, Limit, out_of_limits
+from trainers.typed import message
 from trainers.validate import problems_of_optimizer
 
 OPTIMIZERS = ("adamw", "came")  # the others have no learning rate for this
@@ -89,8 +91,9 @@ def compose_finetune(words: Sequence[str]) -> FinetuneConfig:
         ConfigError: with every problem that was found, one per line.
     """
     problems: list[str] = []
-    groups = {"optimizer": [name for name in choices()["optimizer"] if name in OPTIMIZERS]}
-    config = read_words(FinetuneConfig, "finetune", words, groups, problems)
+    config = read_words(
+        FinetuneConfig, "finetune", words, groups(), problems, FLAGS["came-finetune"]
+    )
     if config is not None:
         problems += [
             *out_of_limits(config, LIMITS),
@@ -106,6 +109,11 @@ def compose_finetune(words: Sequence[str]) -> FinetuneConfig:
         out=expanduser(config.out or f"runs/finetune/{_name(config)}"),
         max_length=config.length,
     )
+
+
+def groups() -> dict[str, list[str]]:
+    """The groups of `configs/finetune.yaml` and the names that each can be given."""
+    return {"optimizer": [name for name in choices()["optimizer"] if name in OPTIMIZERS]}
 
 
 def identity(config: FinetuneConfig) -> dict[str, Any]:

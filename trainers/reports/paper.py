@@ -9,6 +9,7 @@ import numpy as np
 
 from trainers.errors import ConfigError
 from trainers.reports.series import Series
+from trainers.typed import nearest
 
 _FOLDER = Path(__file__).parent / "digitised"
 
@@ -70,7 +71,9 @@ PAPER_NAMES = {name: paper for paper, name in _NAMES.items()}
 def paper_figure(name: str) -> Figure:
     """The figure that `--paper` names. Raises ConfigError, which lists those there are."""
     if name not in _SOURCES:
-        raise ConfigError(f"no --paper is named '{name}': choose one of {', '.join(_SOURCES)}")
+        hint = nearest(name, _SOURCES)
+        known = ", ".join(_SOURCES)
+        raise ConfigError(f"no --paper is named '{name}': choose one of {known}{hint}")
     source = _SOURCES[name]
     points: dict[str, list[tuple[int, float]]] = {}
     with open(_FOLDER / source.file, encoding="utf-8", newline="") as file:
