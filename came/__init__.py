@@ -19,6 +19,8 @@ from came.ledger import Ledger
 from came.optimizer import CAME
 from came.telemetry import GroupTelemetry, telemetry
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CAME",
     "LAMB",

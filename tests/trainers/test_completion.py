@@ -110,7 +110,7 @@ def test_a_person_presses_tab(shell: str, line: str, words: list[str], tmp_path:
 
 
 def typed(command: list[str], setup: str, line: str, words: list[str], folder: Path) -> str:
-    """What a terminal shows after `line` and a TAB, or two to choose: all of `words`, or what there is after 10 s."""
+    """What a terminal shows after `line` and TABs: with all of `words`, or after 10 s."""
     ours, theirs = pty.openpty()
     environ = {"PATH": os.environ["PATH"], "TERM": "dumb", "HOME": str(folder), "PS1": "> "}
     shell = subprocess.Popen(
