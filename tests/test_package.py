@@ -1,6 +1,5 @@
 """What pip installs: a wheel with everything in it, of which `came` needs torch alone."""
 
-import importlib
 import shutil
 import subprocess
 import sys
@@ -82,9 +81,8 @@ def test_the_wheel_has_every_file_that_is_read(wheel: Path) -> None:
 def test_came_needs_torch_alone(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = ALONE.format(refused=set(REFUSED), place=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (0, f"{came.__version__}\n"), done.stderr
 
 
@@ -102,6 +100,5 @@ def test_version_licence_and_commands(wheel: Path) -> None:
     commands.read_string(archive.read(entries).decode())
     for name, place in commands["console_scripts"].items():
         module, _, function = place.partition(":")
-        assert name.startswith("came-") and callable(
-            vars(importlib.import_module(module))[function]
-        )
+        source = archive.read(f"{module.replace('.', '/')}.py").decode()
+        assert name.startswith("came-") and f"\ndef {function}(" in source

@@ -44,7 +44,6 @@ complete -F _came @commands@
 """
 
 _ZSH = """\
-#compdef @commands@
 # Tab completion of came-train and its like for zsh, printed by `came-train --completion zsh`.
 _came() {
     local current=$PREFIX command=${words[1]:t} key words values paths flags
@@ -60,6 +59,7 @@ _came() {
         compadd -- ${(M)${=values}:#$key=*}
     fi
 }
+(( $+functions[compdef] )) || { autoload -U compinit && compinit }
 compdef _came @commands@
 """
 

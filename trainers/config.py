@@ -21,11 +21,11 @@ class RunConfig:
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     name: str
-    family: Literal["bert", "gpt2", "llama", "t5"]
+    family: Literal["bert", "gpt2", "llama", "t5"]  # which architecture
     layers: int  # t5: of the encoder, and as many of the decoder
-    hidden: int
-    heads: int
-    intermediate: int
+    hidden: int  # numbers that stand for a token between layers
+    heads: int  # of attention; they divide hidden
+    intermediate: int  # numbers that stand for a token inside the feed-forward part
     max_positions: int | None = None  # t5 has none: its positions are relative, and any length fits
     dropout: float
     unigram_bias: bool = (
@@ -82,7 +82,7 @@ class DataConfig:
     tokenizer: str | None = None  # a file or folder; None trains one
     tokenizer_model: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"  # that is trained here
     vocab_size: int  # of a tokenizer that is trained here
-    lowercase: bool
+    lowercase: bool  # of text, for a tokenizer that does not say it itself
     heldout_fraction: float  # of the documents
     cache_dir: str  # tokenized stores, found again by the hash of their inputs
     on_bad_text: Literal["strict", "skip", "replace"]
@@ -100,7 +100,7 @@ class OptimizerConfig:
     # came: how the momentum of matrices is stored
     momentum: Literal["float32", "bfloat16", "int8", "sign"] | None = None
     scale_parameter: bool | None = None  # adafactor: lr times the RMS of the parameter
-    weight_decay: float
+    weight_decay: float  # none for biases and norms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class PhaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    steps: int
+    steps: int  # of the optimizer
     log_every: int  # steps
     max_skipped_steps: int  # in a row, whose loss or gradients are no numbers
     gradient_clipping: float  # global norm; 0 = off

@@ -78,10 +78,11 @@ def out_of_limits(config: object, limits: Mapping[str, Limit]) -> Iterator[str]:
             continue
         inside = low <= value <= high if closed else low < value < high
         if not inside:
-            yield f"{key} must be {_range(low, high, closed)}, not {value}"
+            yield f"{key} must be {in_words(low, high, closed)}, not {value}"
 
 
-def _range(low: float, high: float, closed: bool) -> str:
+def in_words(low: float, high: float, closed: bool) -> str:
+    """A limit as words that follow \"must be\"."""
     if high == INF:
         return f"{low} or more" if closed else f"above {low}"
     return f"from {low} to {high}" if closed else f"between {low} and {high}"

@@ -1,4 +1,4 @@
-"""`came-train`: the door of pretraining. Outside are words, inside are typed objects.
+"""`came-train`: pretrains what its words ask for. Outside are words, inside are typed objects.
 
     came-train a=b ...                     launcher: check everything, prepare the data, start ranks
     torchrun -m trainers.pretrain a=b ...  rank (RANK is in the environment): check, and train
