@@ -43,8 +43,8 @@ _MANY = 3  # different defaults, beyond which the files are named instead
 
 def page() -> str:
     """The whole page."""
-    finetune = yaml.safe_load((CONFIGS / "finetune.yaml").read_text())
-    notes = of_yaml(CONFIGS / "finetune.yaml")
+    file = CONFIGS / "finetune.yaml"
+    finetune, notes = yaml.safe_load(file.read_text()), of_yaml(file)
     own = {k: v for k, v in fields_of(settings.FinetuneConfig).items() if k != "optimizer"}
     lines = [
         *(_HEAD, *_commands(), *_exit_codes(), *_choices(), "## Keys of a run", ""),
@@ -95,8 +95,8 @@ def _first_sentence(file: Path) -> str:
 
 
 def _sections() -> Iterator[str]:
-    tree = yaml.safe_load((CONFIGS / "config.yaml").read_text())
-    notes = of_yaml(CONFIGS / "config.yaml")
+    file = CONFIGS / "config.yaml"
+    tree, notes = yaml.safe_load(file.read_text()), of_yaml(file)
     kinds = fields_of(Config)
     for name, kind in kinds.items():
         if dataclasses.is_dataclass(kind):
@@ -108,8 +108,7 @@ def _sections() -> Iterator[str]:
             file_notes = {k: text for found in own for k, text in found.items()}
             known = file_notes | of_fields(kind, f"{name}.") if files else {}
             yield from _table(kind, f"{name}.", keys, defaults, {**known, **notes}, LIMITS)
-    alone = {name: kind for name, kind in kinds.items() if not dataclasses.is_dataclass(kind)}
-    alone.pop("experiment")
+    alone = {"deepspeed": kinds["deepspeed"]}
     yield from ("### Others", "", *_table(Config, "", alone, tree, notes, LIMITS))
 
 
