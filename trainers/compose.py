@@ -94,13 +94,18 @@ def read_words(
         ConfigError: what Hydra cannot read.
     """
     names, values = split(words, leaves(kind), groups, problems, flags)
+    said = len(problems)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             tree = hydra_compose(file, [f"{FILES.get(k, k)}={v}" for k, v in names.items()])
-        return _typed(kind, tree, {**_tuned(tree, names), **values}, problems)
+        config = _typed(kind, tree, {**_tuned(tree, names), **values}, problems)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:  # in their own words
         text = str(error) or str(error.__cause__)
         raise ConfigError(message([*problems, text])) from error
+    # A wrong value was left out: that there is none now would be said for nothing.
+    given = tuple(f"{word.partition('=')[0].lstrip('+')} has no value" for word in words)
+    problems[said:] = [problem for problem in problems[said:] if not problem.startswith(given)]
+    return config
 
 
 def problems_of_words(words: Sequence[str]) -> list[str]:

@@ -130,6 +130,7 @@ def test_fine_tuning_names_what_was_meant(capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr().err
     for hint in ("task", "mrpc", "came", "--untrained", "seeds"):
         assert f"did you mean '{hint}'" in said, said
+    assert said.startswith("error: 5 problems")  # and none that task, left out, has no value
 
 
 def test_a_typo_changes_its_word() -> None:

@@ -276,3 +276,12 @@ def test_words_for_numbers() -> None:
     assert str(Version("torch", None, ">=2")) == "torch is not installed (>=2)"
     assert Version("torch", "2.13.0+cpu", ">=2.10").fits
     assert Check("a", True, "b").exit_code == 0
+
+
+def test_gpus_are_named_and_their_kernels_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = (Gpu("NVIDIA H200", 150 * 10**9, 149 * 10**9),)
+    monkeypatch.setattr(environment, "this_machine", lambda: replace(LAPTOP, gpus=gpus))
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    found = check_environment()
+    assert found.is_green and "GPU 0: NVIDIA H200, 150.0 GB, of which 149.0 GB" in found.text
+    assert "triton: CAME then runs on plain torch" in found.text
