@@ -51,7 +51,7 @@ def test_time_is_not_known_without_a_peak(capsys: pytest.CaptureFixture[str]) ->
     [
         ("--mfu=1.5", "--mfu 1.5"),
         ("launch.nodes=3", "not divisible by"),
-        ("--jsn", "cannot read '--jsn'"),
+        ("--jsn", "did you mean '--json'"),
         ("launch.nodes=0", "launch.nodes must be 1 or more"),
     ],
 )
