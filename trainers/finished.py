@@ -22,7 +22,7 @@ from trainers.errors import DataError
 from trainers.models import CLASSES
 from trainers.pretrained import load_pretrained
 from trainers.run.folder import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
-from trainers.run.manifest import step_of
+from trainers.run.step_folders import step_of
 from trainers.run.weights import load_weights, newest
 
 EXPORTED_SETTINGS = "pretraining.yaml"  # the run's config.yaml in an exported folder

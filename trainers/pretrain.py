@@ -153,10 +153,12 @@ def _launch(line: CommandLine) -> int:
         return _start(job_of(line.overrides, config))
     listener.grace = config.runtime.grace_seconds
     from trainers.data.splits import open_phases
+    from trainers.run.ended import note_outcome, recorded
     from trainers.run.folder import check
 
-    check(config.run.dir)
-    open_phases(config)
+    with recorded(config.run.dir, None):
+        check(config.run.dir)
+        open_phases(config)
     flags = ["--traceback"] if line.traceback else []
     command = [sys.executable, "-c", START, *flags, *line.overrides]
     listener.hand_over()
@@ -168,6 +170,7 @@ def _launch(line: CommandLine) -> int:
     )
     listener.leaving()
     report_outcome(outcome)
+    note_outcome(config.run.dir, outcome)
     return outcome.exit_code
 
 
@@ -210,9 +213,11 @@ def _train(line: CommandLine) -> int:
         raise ConfigError("the environment sets RANK but no WORLD_SIZE: set both or none")
     config = compose(line.overrides, world_size)
     listener.grace = config.runtime.grace_seconds
+    from trainers.run.ended import recorded
     from trainers.run.loop import run
 
-    run(config)
+    with recorded(config.run.dir, _number_of("RANK")):
+        run(config)
     return 0
 
 

@@ -116,6 +116,20 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
+    yield from _rows(text)
+
+
+def read_last(path: Path, num_bytes: int = 1 << 16) -> list[dict[str, Any]]:
+    """The complete lines in the last `num_bytes` of a metrics file, in order.  Raises OSError."""
+    with open(path, "rb") as file:
+        start = max(0, os.fstat(file.fileno()).st_size - num_bytes)
+        file.seek(start)
+        text = file.read(num_bytes).decode("utf-8", errors="replace")
+    # A line that is cut at its start could still be read, if its end alone is a JSON object.
+    return list(_rows(text.partition("\n")[2] if start else text))
+
+
+def _rows(text: str) -> Iterator[dict[str, Any]]:
     for line in text.split("\n"):
         try:
             numbers = json.loads(line)
