@@ -182,9 +182,9 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
-    name: Literal["none", "wandb"]
-    project: str = "came-pretraining"
-    mode: Literal["auto", "online", "offline"] = "auto"
+    name: Literal["none", "wandb", "tensorboard"]
+    project: str = "came-pretraining"  # wandb
+    mode: Literal["auto", "online", "offline"] = "auto"  # wandb
     telemetry: bool = False  # came: update RMS, clip factor and confidence of each param group
 
 

@@ -60,6 +60,7 @@ def read_settings(place: Place, changes: Mapping[str, Any], overrides: Sequence[
     ended = {
         **{"train.phases": [], "batch.ramp_from": 0, "batch.ramp_fraction": 0.0},
         **{"runtime.micro_batch": "given", "runtime.memory_gb": 0.0},
+        "logging.name": "none",
         # Where the model started may be gone: what it became is here.
         "model.path": None,
     }

@@ -8,7 +8,7 @@
       model.json         the architecture, as transformers spells it
       ledger.json        what the optimizer keeps for each parameter
       ended.json         why the last start that ended badly did
-      metrics.jsonl, checkpoints/, report/, wandb/   written by their own modules
+      metrics.jsonl, checkpoints/, report/, wandb/, tensorboard/   written by their own modules
 
 Torch is not imported here: the launcher checks the folder before any rank exists.
 """

@@ -1,4 +1,4 @@
-"""The numbers of a run, from rank 0 to metrics.jsonl, the console and, if asked, Weights & Biases.
+"""The numbers of a run, from rank 0 to metrics.jsonl, the console and, if asked, a mirror.
 
 metrics.jsonl is the record: one JSON object a line, `step` never falling, null for a number that is
 not finite.  None of the three can stop a run: what cannot be written is dropped and told once.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainers import durable
 from trainers.run.console import Console
+from trainers.run.mirrors import Mirror
 
 if TYPE_CHECKING:
     from trainers.config import Config
@@ -29,7 +30,7 @@ class Metrics:
     def __init__(self, folder: Path, config: "Config", rank: int, *, resume_step: int = 0) -> None:
         """Lines beyond `resume_step` are removed: they are of a future that is trained again."""
         self._views: list[Any] = []
-        self._mirror: Any = None
+        self._mirror: Mirror | None = None
         self._last_step = resume_step
         if rank != 0:
             return
@@ -37,10 +38,8 @@ class Metrics:
             JsonLines(folder / FILE_NAME, resume_step),
             Console(config.train.steps, resume_step),
         ]
-        if config.logging.name == "wandb":
-            from trainers.run.wandb_mirror import WandbMirror
-
-            self._mirror = WandbMirror(folder, config)
+        self._mirror = _open_mirror(config, folder, resume_step)
+        if self._mirror is not None:
             self._views.append(self._mirror)
 
     def log(self, values: Mapping[str, Any]) -> None:
@@ -51,6 +50,11 @@ class Metrics:
         self._last_step = step
         for view in self._views:
             view.log(numbers)
+
+    def publish(self, report: Path) -> None:
+        """The final report lies in this folder."""
+        if self._mirror is not None:
+            self._mirror.publish(report)
 
     def close(self) -> None:
         """Flush and end all views, in bounded time."""
@@ -65,6 +69,21 @@ class Metrics:
         if kind is not None and self._mirror is not None:
             self._mirror.hurry()
         self.close()
+
+
+def _open_mirror(config: "Config", folder: Path, resume_step: int) -> Mirror | None:
+    def history() -> Iterator[dict[str, Any]]:
+        return read(folder / FILE_NAME)
+
+    if config.logging.name == "wandb":
+        from trainers.run.wandb_mirror import WandbMirror
+
+        return WandbMirror(folder, config, resume_step, history)
+    if config.logging.name == "tensorboard":
+        from trainers.run.tensorboard_mirror import TensorBoardMirror
+
+        return TensorBoardMirror(folder, resume_step, history)
+    return None
 
 
 class JsonLines:

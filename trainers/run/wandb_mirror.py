@@ -1,5 +1,11 @@
-"""Weights & Biases as a mirror of metrics.jsonl: never needed, never fatal, never waited."""
+"""Weights & Biases as a mirror of metrics.jsonl: never needed, never fatal, never waited.
 
+A run folder is one W&B run, and W&B's step is ours.  A start that resumes rewinds it to the step of
+the commit (offline that is noted, and done by `wandb sync`); where a server does not rewind, it
+goes on, and keeps what it has of the steps that are trained again.
+"""
+
+import json
 import logging
 import netrc
 import os
@@ -14,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from trainers import durable
+from trainers import durable, fidelity
 from trainers.redact import redact, redact_text
+from trainers.run.folder import LEDGER_FILE, PROVENANCE_FILE, SETTINGS_FILE
+from trainers.run.mirrors import History
 
 if TYPE_CHECKING:
     from trainers.config import Config
@@ -33,21 +41,31 @@ _DEFAULT_URL = "https://api.wandb.ai"
 class WandbMirror:
     """One W&B run per run folder, from rank 0; after the first failure it says so and stays off."""
 
-    def __init__(self, folder: Path, config: "Config") -> None:
+    def __init__(self, folder: Path, config: "Config", resume_step: int, history: History) -> None:
         self._run: Any = None
         self._patience = _FINISH_SECONDS
         mode = choose_mode(config.logging.mode)
-        self._run = _within(_INIT_SECONDS, "started", lambda: _start(folder, config, mode))
+
+        def start() -> Any:
+            return _start(folder, config, mode, resume_step, history)
+
+        self._run = _within(_INIT_SECONDS, "started", start)
 
     def log(self, numbers: Mapping[str, float | int | None]) -> None:
         """Queue one step; W&B sends it from a process of its own."""
         if self._run is None:
             return
         try:
-            self._run.log({name: value for name, value in numbers.items() if value is not None})
+            _log(self._run, numbers)
         except Exception as error:  # whatever a mirror throws, the run goes on
             logger.warning("W&B stopped taking numbers: %s", redact_text(str(error)))
             self._run = None
+
+    def publish(self, report: Path) -> None:
+        """Queue the folder of the report as an artifact of the run."""
+        if self._run is not None:
+            run = self._run
+            _within(self._patience, "given the report", lambda: _publish(run, report))
 
     def hurry(self) -> None:
         """From now on `close` takes a second, not a minute."""
@@ -92,32 +110,86 @@ def run_id(folder: Path) -> str:
     return made
 
 
-def _start(folder: Path, config: "Config", mode: str) -> Any:
+def _start(folder: Path, config: "Config", mode: str, resume_step: int, history: History) -> Any:
+    has_begun = (folder / ID_FILE).exists()
+    words = _words(folder, config, mode)
+    name = run_id(folder)
+    run = _rewind(name, resume_step, words) if has_begun else _go_on(name, words)
+    if not (run.resumed or run.settings.resume_from):  # W&B knows nothing of the steps so far
+        for row in history():
+            _log(run, row)
+    _describe(run, folder)
+    return run
+
+
+def _words(folder: Path, config: "Config", mode: str) -> dict[str, Any]:
     import wandb
 
-    run = wandb.init(
-        project=config.logging.project,
-        name=folder.name,
-        id=run_id(folder),
-        resume="allow",
-        mode=mode,
-        dir=str(folder),
-        config=redact(asdict(config)),
-        settings=wandb.Settings(
-            init_timeout=_INIT_SECONDS,
-            finish_timeout=_FINISH_SECONDS,
-            console="off",
-            silent=True,
-            save_code=False,
-            # The command line and the git remote may hold secrets.
-            x_disable_meta=True,
-            disable_git=True,
-        ),
+    settings = wandb.Settings(
+        init_timeout=_INIT_SECONDS,
+        finish_timeout=_FINISH_SECONDS,
+        console="off",
+        silent=True,
+        save_code=False,
+        # The command line and the git remote may hold secrets.
+        x_disable_meta=True,
+        disable_git=True,
     )
-    # Our step as the x axis: W&B's own may not go back, as a run does that resumes.
-    run.define_metric("step")
-    run.define_metric("*", step_metric="step")
-    return run
+    return {
+        "project": config.logging.project,
+        "name": folder.name,
+        "mode": mode,
+        "dir": str(folder),
+        "config": redact(asdict(config)),
+        "settings": settings,
+    }
+
+
+def _rewind(name: str, step: int, words: dict[str, Any]) -> Any:
+    """The run, with its history cut after `step` if the server does that; else whole."""
+    import wandb
+
+    try:
+        return wandb.init(resume_from=f"{name}?_step={step}", **words)
+    except Exception as error:
+        run = _go_on(name, words)
+        reason = redact_text(" ".join(str(error).split()))
+        logger.warning("W&B keeps what it has beyond step %d: no rewinding (%s)", step, reason)
+        return run
+
+
+def _go_on(name: str, words: dict[str, Any]) -> Any:
+    import wandb
+
+    return wandb.init(id=name, resume="allow", **words)
+
+
+def _log(run: Any, numbers: Mapping[str, float | int | None]) -> None:
+    values = {k: v for k, v in numbers.items() if k != "step" and v is not None}
+    run.log(values, step=numbers["step"], commit=True)
+
+
+def _describe(run: Any, folder: Path) -> None:
+    """Files that say what the run is, and the sums of the ledger in its summary."""
+    for name in (SETTINGS_FILE, PROVENANCE_FILE, LEDGER_FILE, fidelity.FILE_NAME):
+        if (folder / name).is_file():
+            run.save(str(folder / name), base_path=str(folder), policy="now")
+    try:
+        ledger = json.loads((folder / LEDGER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    run.summary.update(
+        {f"ledger/{name}": value for name, value in ledger.items() if isinstance(value, int)}
+    )
+
+
+def _publish(run: Any, report: Path) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(f"report-{run.id}", type="report")
+    # Read where it lies when it is sent: no copy in the home folder, none left out by a later sync.
+    artifact.add_dir(str(report), policy="immutable")
+    run.log_artifact(artifact)
 
 
 def _within(seconds: float, verb: str, action: Callable[[], Any]) -> Any:

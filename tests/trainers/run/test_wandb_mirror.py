@@ -102,7 +102,7 @@ def test_an_absent_package_is_one_warning(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = compose(["experiment=quickstart", "logging=wandb", "logging.mode=offline"], 1)
-    mirror = WandbMirror(tmp_path, config)
+    mirror = WandbMirror(tmp_path, config, 0, list)
     mirror.log({"step": 1})
     mirror.close()
     assert "W&B could not be started" in caplog.text and len(caplog.records) == 1
@@ -115,7 +115,7 @@ def test_a_start_that_hangs_is_left_behind(
     monkeypatch.setattr(wandb_mirror, "_INIT_SECONDS", 0.0)
     config = compose(["experiment=quickstart", "logging=wandb", "logging.mode=offline"], 1)
     start = time.monotonic()
-    WandbMirror(tmp_path, config).close()
+    WandbMirror(tmp_path, config, 0, list).close()
     assert time.monotonic() - start < 5
     assert "no answer" in caplog.text
 
