@@ -61,6 +61,7 @@ class TensorBoardMirror:
         if is_new:  # the starts before had another logger
             for row in history():
                 self._add(row)
+            self._writer.flush()
 
     def _add(self, numbers: Mapping[str, float | int | None]) -> None:
         for name, value in numbers.items():

@@ -11,18 +11,20 @@ import netrc
 import os
 import re
 import secrets
+import shutil
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from trainers import durable, fidelity
 from trainers.redact import redact, redact_text
-from trainers.run.folder import LEDGER_FILE, PROVENANCE_FILE, SETTINGS_FILE
+from trainers.run.folder import LEDGER_FILE
 from trainers.run.mirrors import History
 
 if TYPE_CHECKING:
@@ -39,33 +41,30 @@ _DEFAULT_URL = "https://api.wandb.ai"
 
 
 class WandbMirror:
-    """One W&B run per run folder, from rank 0; after the first failure it says so and stays off."""
+    """One W&B run per run folder, from rank 0; after the first failure it says so and stays off.
+
+    Everything is queued for a thread: W&B may be slow to start, to take a row and to answer.
+    """
 
     def __init__(self, folder: Path, config: "Config", resume_step: int, history: History) -> None:
-        self._run: Any = None
+        self._tasks: SimpleQueue[Callable[[Any], object] | None] = SimpleQueue()
         self._patience = _FINISH_SECONDS
-        mode = choose_mode(config.logging.mode)
+        os.environ.setdefault("WANDB_SILENT", "true")  # what it has to say is said by us
 
         def start() -> Any:
-            return _start(folder, config, mode, resume_step, history)
+            return _start(folder, config, resume_step, history)
 
-        self._run = _within(_INIT_SECONDS, "started", start)
+        # It keeps no process alive that has nothing else to do.
+        self._thread = threading.Thread(target=self._work, args=(start,), daemon=True)
+        self._thread.start()
 
     def log(self, numbers: Mapping[str, float | int | None]) -> None:
-        """Queue one step; W&B sends it from a process of its own."""
-        if self._run is None:
-            return
-        try:
-            _log(self._run, numbers)
-        except Exception as error:  # whatever a mirror throws, the run goes on
-            logger.warning("W&B stopped taking numbers: %s", redact_text(str(error)))
-            self._run = None
+        """Queue one step."""
+        self._queue(lambda run: _log(run, numbers))
 
     def publish(self, report: Path) -> None:
         """Queue the folder of the report as an artifact of the run."""
-        if self._run is not None:
-            run = self._run
-            _within(self._patience, "given the report", lambda: _publish(run, report))
+        self._queue(lambda run: _publish(run, report))
 
     def hurry(self) -> None:
         """From now on `close` takes a second, not a minute."""
@@ -73,9 +72,30 @@ class WandbMirror:
 
     def close(self) -> None:
         """End the W&B run; what was not sent in a minute stays on the disk for `wandb sync`."""
-        run, self._run = self._run, None
-        if run is not None:
-            _within(self._patience, "finished", run.finish)
+        self._tasks.put(None)
+        self._thread.join(self._patience)
+        if self._thread.is_alive():
+            logger.warning(
+                "W&B could not be finished: no answer in %.0f s; `wandb sync` in the run folder "
+                "sends the rest",
+                self._patience,
+            )
+
+    def _queue(self, task: Callable[[Any], object]) -> None:
+        if self._thread.is_alive():
+            self._tasks.put(task)
+
+    def _work(self, start: Callable[[], Any]) -> None:
+        failure = "could not be started"
+        try:
+            run = start()
+            failure = "stopped taking numbers"
+            while (task := self._tasks.get()) is not None:
+                task(run)
+            failure = "could not be finished"
+            run.finish()
+        except BaseException as error:  # W&B raises SystemExit and the like here
+            logger.warning("W&B %s: %s", failure, redact_text(" ".join(str(error).split())))
 
 
 def choose_mode(asked: str) -> str:
@@ -110,14 +130,21 @@ def run_id(folder: Path) -> str:
     return made
 
 
-def _start(folder: Path, config: "Config", mode: str, resume_step: int, history: History) -> Any:
+def _start(folder: Path, config: "Config", resume_step: int, history: History) -> Any:
+    import wandb
+
+    mode = choose_mode(config.logging.mode)
     has_begun = (folder / ID_FILE).exists()
-    words = _words(folder, config, mode)
     name = run_id(folder)
-    run = _rewind(name, resume_step, words) if has_begun else _go_on(name, words)
+
+    def begin(**how: Any) -> Any:
+        return wandb.init(**_words(folder, config, mode), **how)
+
+    run = _rewind(name, resume_step, begin) if has_begun else begin(id=name, resume="allow")
     if not (run.resumed or run.settings.resume_from):  # W&B knows nothing of the steps so far
         for row in history():
-            _log(run, row)
+            if row["step"] <= resume_step:
+                _log(run, row)
     _describe(run, folder)
     return run
 
@@ -145,23 +172,18 @@ def _words(folder: Path, config: "Config", mode: str) -> dict[str, Any]:
     }
 
 
-def _rewind(name: str, step: int, words: dict[str, Any]) -> Any:
+def _rewind(name: str, step: int, begin: Callable[..., Any]) -> Any:
     """The run, with its history cut after `step` if the server does that; else whole."""
-    import wandb
-
     try:
-        return wandb.init(resume_from=f"{name}?_step={step}", **words)
+        return begin(resume_from=f"{name}?_step={step}")
     except Exception as error:
-        run = _go_on(name, words)
+        import wandb
+
+        wandb.teardown()  # its service still holds the id
+        run = begin(id=name, resume="allow")
         reason = redact_text(" ".join(str(error).split()))
         logger.warning("W&B keeps what it has beyond step %d: no rewinding (%s)", step, reason)
         return run
-
-
-def _go_on(name: str, words: dict[str, Any]) -> Any:
-    import wandb
-
-    return wandb.init(id=name, resume="allow", **words)
 
 
 def _log(run: Any, numbers: Mapping[str, float | int | None]) -> None:
@@ -171,9 +193,11 @@ def _log(run: Any, numbers: Mapping[str, float | int | None]) -> None:
 
 def _describe(run: Any, folder: Path) -> None:
     """Files that say what the run is, and the sums of the ledger in its summary."""
-    for name in (SETTINGS_FILE, PROVENANCE_FILE, LEDGER_FILE, fidelity.FILE_NAME):
+    for name in (LEDGER_FILE, fidelity.FILE_NAME):
         if (folder / name).is_file():
-            run.save(str(folder / name), base_path=str(folder), policy="now")
+            # A copy: of a file elsewhere W&B makes a link, through which it could write.
+            copy = shutil.copyfile(folder / name, Path(run.dir) / name)
+            run.save(str(copy), base_path=run.dir, policy="now")
     try:
         ledger = json.loads((folder / LEDGER_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -190,29 +214,6 @@ def _publish(run: Any, report: Path) -> None:
     # Read where it lies when it is sent: no copy in the home folder, none left out by a later sync.
     artifact.add_dir(str(report), policy="immutable")
     run.log_artifact(artifact)
-
-
-def _within(seconds: float, verb: str, action: Callable[[], Any]) -> Any:
-    """The result of `action`; None, with a warning, if it fails or takes longer.
-
-    One that takes longer is left behind in a daemon thread, which does not keep the process alive.
-    """
-    outcome: dict[str, Any] = {}
-
-    def target() -> None:
-        try:
-            outcome["result"] = action()
-        except BaseException as error:  # W&B raises SystemExit and the like here
-            outcome["error"] = error
-
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    thread.join(seconds + 1)
-    if "result" in outcome:
-        return outcome["result"]
-    reason = outcome.get("error") or f"no answer in {seconds:.0f} s"
-    logger.warning("W&B could not be %s: %s", verb, redact_text(str(reason)))
-    return None
 
 
 def _has_login(url: str) -> bool:
