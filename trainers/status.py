@@ -16,26 +16,23 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from trainers.failures import report
+from trainers.flags import Parser
 from trainers.redact import redact_text
 from trainers.reports.runs import find_runs, names_of
-from trainers.run.console import tell
+from trainers.run.console import table_console, tell
 from trainers.run_state import RunState, is_run, read_state
 from trainers.status_table import plain, show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `came-status`; 0 whatever the runs did, 3 for a path that does not exist."""
-    parser = argparse.ArgumentParser(
-        *("came-status", None, __doc__), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("came-status", description=__doc__)
     parser.add_argument("runs", nargs="*", default=["runs"], metavar="RUN", help="runs/ if none")
     parser.add_argument("--json", action="store_true", help="the answer as JSON")
-    given = parser.parse_args(arguments)
     unread: list[str] = []
     try:
+        given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
         folders, _ = find_runs(given.runs, is_run, lambda error: _note(error, unread))
         states = [read_state(folder) for folder in folders]
     except Exception as error:
@@ -52,6 +49,7 @@ def _note(error: OSError, unread: list[str]) -> None:
 def _print(
     given: argparse.Namespace, names: list[str], states: list[RunState], unread: list[str]
 ) -> None:
+    console = table_console()
     if given.json:
         rows = [{"run": name, **s.as_dict()} for name, s in zip(names, states, strict=True)]
         tell(json.dumps({"runs": rows, "unread": unread}, indent=1))
@@ -59,11 +57,9 @@ def _print(
     if not states:
         tell(f"no run in {', '.join(given.runs)}")
     elif sys.stdout.isatty():
-        show(names, states, Console())
+        show(names, states, console)
     else:
-        # A pipe may be of an encoding that lacks the letters of a name.
-        text = plain(names, states).encode(sys.stdout.encoding, "replace")
-        tell(text.decode(sys.stdout.encoding))
+        tell(plain(names, states))
     for line in unread:
         print(line, file=sys.stderr)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+_PIPE_COLUMNS = 200
 Numbers = Mapping[str, float | int | None]
 
 # metric -> words on the screen; what is not listed stays in the file
@@ -97,6 +98,17 @@ class Console:
         except (OSError, ValueError):  # a reader that went away, a full disk, a closed stream
             self._silent = True
             _discard_stdout()
+
+
+def table_console() -> RichConsole:
+    """Where tables go: as wide as the terminal; a pipe is as wide as they need, if nobody says.
+
+    What the encoding lacks is replaced.
+    """
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    nobody_says = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return RichConsole(width=_PIPE_COLUMNS if nobody_says else None)
 
 
 def tell(*lines: str) -> None:

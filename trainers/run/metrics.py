@@ -44,7 +44,7 @@ class Metrics:
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Record `values`: the `step`, and numbers or 0-dim tensors by metric."""
-        numbers = {name: _number(value) for name, value in values.items()}
+        numbers = {name: number(value) for name, value in values.items()}
         step = numbers["step"]
         assert isinstance(step, int) and step >= self._last_step, f"{step} after {self._last_step}"
         self._last_step = step
@@ -166,7 +166,7 @@ def _cut(path: Path, last_step: int) -> None:
     durable.write_text(path, "".join(f"{line}\n" for line in kept))
 
 
-def _number(value: Any) -> float | int | None:
+def number(value: Any) -> float | int | None:
     """A JSON number; null for what is not finite, which JSON cannot say."""
     if isinstance(value, int):
         return value

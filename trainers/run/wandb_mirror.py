@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from trainers import durable, fidelity
 from trainers.redact import redact, redact_text
+from trainers.run.console import tell
 from trainers.run.folder import LEDGER_FILE
 from trainers.run.mirrors import History
 
@@ -146,6 +147,8 @@ def _start(folder: Path, config: "Config", resume_step: int, history: History) -
             if row["step"] <= resume_step:
                 _log(run, row)
     _describe(run, folder)
+    if run.url:
+        tell(f"W&B: {run.url}")
     return run
 
 
