@@ -87,7 +87,7 @@ def read_state(folder: Path) -> RunState:
         checkpoint_age=checkpoint_age,
         metrics_age=metrics_age,
         host=redact_text(owner["host"]) if "host" in owner else None,
-        last_error=_last_error(last),
+        last_error=_last_error(last, state),
         notes=tuple(notes),
     )
 
@@ -118,8 +118,10 @@ def _state(
     return "stopped" if rows or has_ended or read_starts(folder) else "never started"
 
 
-def _last_error(last: Mapping[str, Any]) -> str | None:
-    if not last:
+def _last_error(last: Mapping[str, Any], state: str) -> str | None:
+    """In one line; that of an earlier start as long as it may tell what goes wrong."""
+    is_past = state == "finished" or last.get("exit_code") in STOPPED
+    if not last or (is_past and not last["is_last"]):
         return None
     text = " ".join(redact_text(last["reason"]).split())
     return text if last["is_last"] else f"(of an earlier start) {text}"

@@ -99,6 +99,8 @@ def test_the_last_error_belongs_to_its_start(tmp_path: Path) -> None:
     fail(run, StoppedError("stopped by SIGTERM after step 10", 75))
     found = read_state(run)
     assert (found.state, found.last_error) == ("stopped", "stopped by SIGTERM after step 10")
+    with RunFolder.open(run, rank=0):
+        assert read_state(run).last_error is None, "that it was stopped before is no trouble"
 
 
 def test_who_only_lost_a_peer_gives_way_to_who_knows_why(tmp_path: Path) -> None:
