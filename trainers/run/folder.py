@@ -270,7 +270,8 @@ def _no_waiting(path: str, flags: int) -> int:
 
 
 def _write_owner(lock: int, path: Path) -> None:
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    # Fine enough that no two starts have the same: `ended` tells them apart by it.
+    started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": started}
     try:
         os.ftruncate(lock, 0)
