@@ -48,9 +48,10 @@ came-train NAME=VALUE ...   pretrains BERT, GPT-2, T5 and LLaMA under DeepSpeed
 --completion bash|zsh   prints a script for tab completion
 --traceback             (or CAME_TRACEBACK=1) shows where errors arise
 Also: came-status (where runs are), came-check, -plan, -prepare, -eval,
--export, -report, -checkpoint, -finetune; each has --help. Exit codes:
-0 done, 2 configuration, 3 data, 4 checkpoint, 5 not a number, 6 storage, 7 peer lost, 8 memory, 9 run.dir in
-use, 75 stopped by a signal and saved (130: Ctrl-C); again goes on from there."""
+-export, -report, -checkpoint, -finetune; each has --help. Exit codes: 0 done,
+2 configuration, 3 data, 4 checkpoint, 5 not a number, 6 storage, 7 peer lost,
+8 memory, 9 run.dir in use, 75 stopped by a signal and saved (130: Ctrl-C);
+again goes on from there."""
 
 
 # Seconds that the launcher waits longer for a rank than the rank itself takes.
