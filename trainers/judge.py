@@ -24,6 +24,7 @@ from trainers.data.splits import Splits, open_splits, open_whole
 from trainers.errors import ConfigError, DataError
 from trainers.failures import report
 from trainers.finished import Place, read_module, read_settings, read_shortest, read_tokenizer
+from trainers.flags import FLAGS
 from trainers.run.distributed import World
 from trainers.run.evaluate import Evaluator
 from trainers.run.folder import TOKENIZER_FILE
@@ -36,9 +37,11 @@ ALL = 2**31
 def evaluate(words: Sequence[str]) -> dict[str, float]:
     """The metrics of the run that `words` name, by name, on the samples that they name."""
     given = dict(word.partition("=")[::2] for word in words)
+    problems = problems_of_words(words, FLAGS["came-eval"])
     if not given.get("run.dir"):
-        which = "which run? say came-eval run.dir=FOLDER"
-        raise ConfigError(message([*problems_of_words(words), which]))
+        problems.append("which run? say came-eval run.dir=FOLDER")
+    if problems:
+        raise ConfigError(message(problems))
     place = Place.of(Path(given["run.dir"]).expanduser().resolve())
     changes: dict[str, Any] = {}
     if "data.path" in given:
