@@ -41,6 +41,8 @@ FLOORS = [
     ],
     ["trainers.run"],
     ["trainers.reports", "trainers.build", "trainers.model_card"],
+    ["trainers.run_state"],
+    ["trainers.status_table"],
     ["trainers.run.loop", "trainers.finished"],
     ["trainers.planner", "trainers.checks"],
     ["trainers.plan"],
@@ -49,6 +51,7 @@ FLOORS = [
     ["trainers.finetune", "trainers.completion"],
     ["trainers.pretrain"],
     ["trainers.prepare"],
+    ["trainers.status"],
 ]
 
 

@@ -24,9 +24,10 @@ from trainers import durable
 from trainers.errors import CheckpointError, ConfigError
 from trainers.failures import explain, report
 from trainers.flags import Parser
-from trainers.run import commits, tensors
 from trainers.run import manifest as manifests
+from trainers.run import tensors
 from trainers.run.manifest import Manifest, RefusedError
+from trainers.run.step_folders import committed, step_of
 
 _PARAM = "param/"
 NOTE = """\
@@ -131,10 +132,10 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
 def _folders(given: str) -> list[Path]:
     """The step folders, newest first.  Raises CheckpointError if there is none."""
     folder = Path(given)
-    if manifests.step_of(folder) is not None and folder.is_dir():
+    if step_of(folder) is not None and folder.is_dir():
         return [folder]
     inside = folder / "checkpoints"
-    found = commits.committed(inside if inside.is_dir() else folder)
+    found = committed(inside if inside.is_dir() else folder)
     if not found:
         raise CheckpointError(
             f"no checkpoint in {folder}: name a run folder, its checkpoints or a step folder"

@@ -108,10 +108,10 @@ def read_words(
     return config
 
 
-def problems_of_words(words: Sequence[str]) -> list[str]:
+def problems_of_words(words: Sequence[str], flags: Collection[str]) -> list[str]:
     """What is wrong with the `key=value` words of a command that changes a run that is there."""
     problems: list[str] = []
-    split(words, LEAVES, choices(), problems)
+    split(words, LEAVES, choices(), problems, flags)
     return problems
 
 

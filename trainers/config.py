@@ -182,7 +182,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
-    name: Literal["none", "wandb"]
+    name: Literal["none", "wandb", "tensorboard"]
     project: str = "came-pretraining"
     mode: Literal["auto", "online", "offline"] = "auto"
     telemetry: bool = False  # came: update RMS, clip factor and confidence of each param group

@@ -22,7 +22,7 @@ from trainers.errors import RunError, StorageError
 from trainers.finished import EXPORTED_SETTINGS, Place, read_module, read_settings, read_tokenizer
 from trainers.flags import Parser
 from trainers.model_card import model_card
-from trainers.run.manifest import step_of
+from trainers.run.step_folders import step_of
 
 CARD = "README.md"
 

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import traceback
+from typing import Any
 
 from launch.local import STOPPED, Outcome
 from trainers.errors import MemoryLimitError, PeerLostError, RunError, StorageError
@@ -28,36 +29,46 @@ def report(error: BaseException, rank: int | None, *, verbose: bool, words: bool
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    known = explain(error)
+    last = record(error, rank)
     lines = []
-    if known is None or verbose:
+    if explain(error) is None or verbose:
         lines += [line.rstrip("\n") for line in traceback.format_exception(error)]
+    if words:
+        _print([*lines, *_last_words(last)])
+    return int(last["exit_code"])
+
+
+def record(error: BaseException, rank: int | None) -> dict[str, Any]:
+    """Why a process ends, as the last line of stderr has it; secrets are still in it."""
+    known = explain(error)
     text = str(known) if known is not None else f"{type(error).__name__}: {error}"
     code = known.exit_code if known is not None else UNEXPECTED
-    step = getattr(error, "step", None)
-    if words:
-        _print([*lines, *_last_words(text, rank, step, code)])
-    return code
+    return {"reason": text, "rank": rank, "step": getattr(error, "step", None), "exit_code": code}
 
 
 def report_outcome(outcome: Outcome) -> None:
     """Speaks for a rank that could not: one that a signal has ended."""
+    if (last := outcome_record(outcome)) is not None:
+        _print([last["reason"]] if outcome.rank is None else _last_words(last))
+
+
+def outcome_record(outcome: Outcome) -> dict[str, Any] | None:
+    """`record` of a run that a signal has ended; None if whoever ended had words of its own."""
     if outcome.signum is None:
-        return
+        return None
     name = signal.Signals(outcome.signum).name
     if outcome.rank is None:
-        _print([f"stopped by {name}; the same command resumes from the last checkpoint"])
-        return
-    text = f"rank {outcome.rank} was killed by {name}"
-    if outcome.signum == signal.SIGKILL:
-        text += ", as a machine does that runs out of memory"
-    _print(_last_words(text, outcome.rank, None, outcome.exit_code))
+        text = f"stopped by {name}; the same command resumes from the last checkpoint"
+    else:
+        text = f"rank {outcome.rank} was killed by {name}"
+        if outcome.signum == signal.SIGKILL:
+            text += ", as a machine does that runs out of memory"
+    return {"reason": text, "rank": outcome.rank, "step": None, "exit_code": outcome.exit_code}
 
 
-def _last_words(text: str, rank: int | None, step: int | None, code: int) -> list[str]:
-    record = {"reason": text, "rank": rank, "step": step, "exit_code": code}
-    kind = "" if code in STOPPED else "error: "
-    return [kind + text, json.dumps(record)]
+def _last_words(last: dict[str, Any]) -> list[str]:
+    kind = "" if last["exit_code"] in STOPPED else "error: "
+    return [kind + last["reason"], json.dumps(last)]
 
 
 def explain(error: BaseException) -> RunError | None:

@@ -4,6 +4,7 @@
     came-finetune model=exported/ task=squad_v1 data=train-v1.1.json,dev-v1.1.json optimizer=adamw
     came-finetune model=runs/quickstart task=mrpc data=MRPC/ untrained=true    random weights
     came-finetune --table runs/finetune/*                                      results side by side
+    came-finetune --json ...    either; the content of results.json, in a list for --table
 
 Without data= the hub is asked. configs/finetune.yaml has all keys, their units and reasons. The
 same command started again runs the seeds that are not in out=FOLDER/results.json yet.
@@ -11,6 +12,8 @@ same command started again runs the seeds that are not in out=FOLDER/results.jso
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
 import tempfile
@@ -30,15 +33,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    as_json = "--json" in words
+    words = [word for word in words if word != "--json"]
     try:
-        if words[0] == "--table":
-            _compare(words[1:])
-        else:
-            words = ["untrained=true" if word == "--untrained" else word for word in words]
-            finetune(compose_finetune(words), words)
+        # On the way to JSON, progress is told to stderr.
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            found = _compare(words[1:]) if words[:1] == ["--table"] else _finetune(words)
+        if as_json:
+            print(json.dumps(found, indent=1))
     except (Exception, KeyboardInterrupt) as error:
         return report(error, None, verbose=os.environ.get("CAME_TRACEBACK") == "1")
     return 0
+
+
+def _finetune(words: list[str]) -> dict[str, Any]:
+    words = ["untrained=true" if word == "--untrained" else word for word in words]
+    return finetune(compose_finetune(words), words)
 
 
 def finetune(config: FinetuneConfig, words: Sequence[str]) -> dict[str, Any]:
@@ -78,12 +88,14 @@ def _run(config: FinetuneConfig, data: Any, words: Sequence[str]) -> dict[str, A
     return results.told
 
 
-def _compare(paths: Sequence[str]) -> None:
+def _compare(paths: Sequence[str]) -> list[dict[str, Any]]:
     from trainers.finetuning.results import read_results, table
 
     if not paths:
         raise ConfigError("which results? say came-finetune --table FOLDER ...")
-    print(table([read_results(Path(path)) for path in paths]), end="")
+    found = [read_results(Path(path)) for path in paths]
+    print(table(found), end="")
+    return found
 
 
 if __name__ == "__main__":

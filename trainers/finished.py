@@ -22,7 +22,7 @@ from trainers.errors import DataError
 from trainers.models import CLASSES
 from trainers.pretrained import load_pretrained
 from trainers.run.folder import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
-from trainers.run.manifest import step_of
+from trainers.run.step_folders import step_of
 from trainers.run.weights import load_weights, newest
 
 EXPORTED_SETTINGS = "pretraining.yaml"  # the run's config.yaml in an exported folder
@@ -60,6 +60,7 @@ def read_settings(place: Place, changes: Mapping[str, Any], overrides: Sequence[
     ended = {
         **{"train.phases": [], "batch.ramp_from": 0, "batch.ramp_fraction": 0.0},
         **{"runtime.micro_batch": "given", "runtime.memory_gb": 0.0},
+        "logging.name": "none",
         # Where the model started may be gone: what it became is here.
         "model.path": None,
     }

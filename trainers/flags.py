@@ -18,8 +18,8 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "came-check": ("--environment", "--json", "--no-parity", *HELP),
     "came-plan": ("--device", "--json", "--mfu", *HELP),
     "came-prepare": ("--json", "--traceback", *HELP),
-    "came-finetune": ("--table", "--untrained", *HELP),
-    "came-eval": HELP,
+    "came-finetune": ("--json", "--table", "--untrained", *HELP),
+    "came-eval": ("--json", *HELP),
 }
 
 

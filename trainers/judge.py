@@ -3,11 +3,13 @@
     came-eval run.dir=runs/quickstart                    the run's own held-out samples
     came-eval run.dir=exported/ data.path=texts/         a model on disk, and all of any text
     came-eval run.dir=runs/quickstart eval.samples=4096 batch.micro_size=64
+    came-eval run.dir=runs/quickstart --json             for a machine
 
 run.dir is a run folder, one of its checkpoints, or what came-export wrote.  Of a run of phases the
 last one counts: its sequences are as long as those that the run itself was judged by at its end.
 """
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -22,9 +24,11 @@ from trainers.data.splits import Splits, open_splits, open_whole
 from trainers.errors import ConfigError, DataError
 from trainers.failures import report
 from trainers.finished import Place, read_module, read_settings, read_shortest, read_tokenizer
+from trainers.flags import FLAGS
 from trainers.run.distributed import World
 from trainers.run.evaluate import Evaluator
 from trainers.run.folder import TOKENIZER_FILE
+from trainers.run.metrics import number
 from trainers.typed import message
 
 ALL = 2**31
@@ -33,9 +37,11 @@ ALL = 2**31
 def evaluate(words: Sequence[str]) -> dict[str, float]:
     """The metrics of the run that `words` name, by name, on the samples that they name."""
     given = dict(word.partition("=")[::2] for word in words)
+    problems = problems_of_words(words, FLAGS["came-eval"])
     if not given.get("run.dir"):
-        which = "which run? say came-eval run.dir=FOLDER"
-        raise ConfigError(message([*problems_of_words(words), which]))
+        problems.append("which run? say came-eval run.dir=FOLDER")
+    if problems:
+        raise ConfigError(message(problems))
     place = Place.of(Path(given["run.dir"]).expanduser().resolve())
     changes: dict[str, Any] = {}
     if "data.path" in given:
@@ -63,12 +69,16 @@ def _measure(config: Config, data: Splits, place: Place) -> dict[str, float]:
 
 def main() -> None:
     """The command `came-eval`."""
-    words = sys.argv[1:]
+    words = [word for word in sys.argv[1:] if word != "--json"]
     if not words or set(words) & {"-h", "--help"}:
         print(__doc__)
         return
     try:
-        for name, value in evaluate(words).items():
+        found = evaluate(words)
+        if "--json" in sys.argv:
+            print(json.dumps({name: number(value) for name, value in found.items()}))
+            return
+        for name, value in found.items():
             print(f"{name:>32}  {value:.6g}")
     except Exception as error:
         sys.exit(report(error, None, verbose=False, words=True))

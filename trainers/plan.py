@@ -19,8 +19,6 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from trainers.compose import compose
 from trainers.errors import ConfigError
 from trainers.failures import report
@@ -47,12 +45,13 @@ def _plan(words: Sequence[str]) -> None:
     config = compose(overrides, planned=True, flags=FLAGS["came-plan"])
     from trainers.planner.plan import plan_run  # torch and transformers, after the words are right
     from trainers.planner.table import show
+    from trainers.run.console import table_console
 
     plan = plan_run(config, options.device, options.mfu)
     if options.json:
         print(json.dumps(plan.as_dict(), indent=1))
     else:
-        show(plan, Console())
+        show(plan, table_console())
 
 
 def _parser() -> Parser:

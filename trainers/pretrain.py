@@ -47,10 +47,11 @@ came-train NAME=VALUE ...   pretrains BERT, GPT-2, T5 and LLaMA under DeepSpeed
 --keys     every key; docs/reference.md has units, defaults and limits
 --completion bash|zsh   prints a script for tab completion
 --traceback             (or CAME_TRACEBACK=1) shows where errors arise
-Also: came-check, -plan, -prepare, -eval, -export, -report, -checkpoint,
--finetune; each has --help. Exit codes: 0 done, 2 configuration, 3 data,
-4 checkpoint, 5 not a number, 6 storage, 7 peer lost, 8 memory, 9 run.dir in
-use, 75 stopped by a signal and saved (130: Ctrl-C); again goes on from there."""
+Also: came-status (where runs are), came-check, -plan, -prepare, -eval,
+-export, -report, -checkpoint, -finetune; each has --help. Exit codes: 0 done,
+2 configuration, 3 data, 4 checkpoint, 5 not a number, 6 storage, 7 peer lost,
+8 memory, 9 run.dir in use, 75 stopped by a signal and saved (130: Ctrl-C);
+again goes on from there."""
 
 
 # Seconds that the launcher waits longer for a rank than the rank itself takes.
@@ -153,10 +154,12 @@ def _launch(line: CommandLine) -> int:
         return _start(job_of(line.overrides, config))
     listener.grace = config.runtime.grace_seconds
     from trainers.data.splits import open_phases
+    from trainers.run.ended import note_outcome, recorded
     from trainers.run.folder import check
 
-    check(config.run.dir)
-    open_phases(config)
+    with recorded(config.run.dir, None):
+        check(config.run.dir)
+        open_phases(config)
     flags = ["--traceback"] if line.traceback else []
     command = [sys.executable, "-c", START, *flags, *line.overrides]
     listener.hand_over()
@@ -168,6 +171,7 @@ def _launch(line: CommandLine) -> int:
     )
     listener.leaving()
     report_outcome(outcome)
+    note_outcome(config.run.dir, outcome)
     return outcome.exit_code
 
 
@@ -210,9 +214,11 @@ def _train(line: CommandLine) -> int:
         raise ConfigError("the environment sets RANK but no WORLD_SIZE: set both or none")
     config = compose(line.overrides, world_size)
     listener.grace = config.runtime.grace_seconds
+    from trainers.run.ended import recorded
     from trainers.run.loop import run
 
-    run(config)
+    with recorded(config.run.dir, _number_of("RANK")):
+        run(config)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from launch.problems import problems_of_launch
 from trainers.config import Config, DataConfig, MixSource, OptimizerConfig
@@ -28,6 +29,7 @@ def problems_of(
         *_runtime(config),
         *_logging(config),
         *([] if planned else [*_data(config, needs_text), *problems_of_launch(config.launch)]),
+        *([] if planned else _mirror(config)),
         *_checkpoint(config),
         *_zero(config),
         *problems_of_block(config.deepspeed),
@@ -164,6 +166,16 @@ def _runtime(config: Config) -> Iterator[str]:
         yield "runtime.micro_batch=auto finds the micro batch: leave batch.micro_size at 0"
     if runtime.micro_batch == "given" and runtime.memory_gb:
         yield f"runtime.memory_gb={runtime.memory_gb} is for runtime.micro_batch=auto alone"
+
+
+def _mirror(config: Config) -> Iterator[str]:
+    # Elsewhere, as in a container, there may be packages that are not here: ranks look again.
+    is_here = config.launch.name == "local"
+    if config.logging.name == "tensorboard" and is_here and not find_spec("tensorboard"):
+        yield (
+            "logging=tensorboard needs the package tensorboard: pip install tensorboard, or "
+            "choose logging=none or wandb"
+        )
 
 
 def _logging(config: Config) -> Iterator[str]:

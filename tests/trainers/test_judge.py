@@ -1,5 +1,6 @@
 """`came-eval` refuses in words, and counts as the run did."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,10 @@ def test_the_command_prints_names_and_numbers(run: Path, monkeypatch, capsys) ->
     main()
     lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert float(lines["eval/perplexity"]) > 1
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--json"])
+    main()
+    told = json.loads(capsys.readouterr().out)
+    assert {name: f"{value:.6g}" for name, value in told.items()} == lines
     monkeypatch.setattr(sys, "argv", ["came-eval", "run.dir=nowhere"])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -6,7 +6,17 @@ from itertools import pairwise
 
 import pytest
 
-from trainers import check, checkpoint_command, export, finetune, judge, plan, prepare, pretrain
+from trainers import (
+    check,
+    checkpoint_command,
+    export,
+    finetune,
+    judge,
+    plan,
+    prepare,
+    pretrain,
+    status,
+)
 from trainers import report as report_command
 from trainers.compose import LEAVES, choices
 from trainers.flags import FLAGS
@@ -38,6 +48,7 @@ FINETUNE = {"came-finetune": finetune.main}
 FOLDERS: dict[str, Run] = {
     "came-export": export.main,
     "came-report": report_command.main,
+    "came-status": status.main,
     "came-checkpoint": checkpoint_command.run,
 }
 COMMANDS = {**SETTINGS, **FINETUNE, **FOLDERS}
@@ -59,7 +70,7 @@ def typo(word: str) -> str:
 
 def test_all_commands_are_tried() -> None:
     assert set(COMMANDS) >= {*FLAGS}
-    assert len(set(COMMANDS)) == 9
+    assert len(set(COMMANDS)) == 10
 
 
 @pytest.mark.parametrize("command", SETTINGS)
@@ -113,6 +124,7 @@ def test_the_options_of_folders_are_known_as_well(capsys: pytest.CaptureFixture[
     for words, answer in (
         (["came-report", "runs", "--pper", "x"], "did you mean '--paper'"),
         (["came-report", "runs", "--paper", "gtp2_medium"], "did you mean 'gpt2_medium'"),
+        (["came-status", "--jsn"], "did you mean '--json'"),
         (["came-report"], "required: RUN; `came-report --help`"),
         (["came-export", "run"], "required: OUT; `came-export --help`"),
         (["came-checkpoint", "verfy", "runs"], "did you mean 'verify'"),

@@ -61,10 +61,10 @@ def _head(plan: RunPlan) -> Iterator[str]:
 def _side_by_side(plan: RunPlan) -> Table:
     offloads = plan.config.zero.offload_optimizer
     table = Table(title="per GPU, GB (1e9 bytes)", title_justify="left")
-    table.add_column("optimizer")
+    table.add_column("optimizer", overflow="fold")  # on a narrow terminal no digit is left out
     heads = ["state, whole", "state", "kept", "most at a time", "sent a step"]
     for head in [*heads, *(["host"] if offloads else [])]:
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", overflow="fold")
     for name, row in plan.rows.items():
         memory = row.memory
         sizes = [row.state_bytes, memory.state, memory.kept, memory.total, row.communication.total]
@@ -76,8 +76,8 @@ def _side_by_side(plan: RunPlan) -> Table:
 
 def _detail(row: Row, name: str) -> Table:
     table = Table(title=f"{name} in detail", title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", overflow="fold")
     sizes = row.memory.as_dict()
     for part, words in _PARTS.items():
         if sizes[part] or part == "total":

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,34 +66,9 @@ class Run:
         return None
 
 
-def find_runs(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
-    """The run folders at and below `paths`, each once; and those of `paths` that hold none.
-
-    Raises DataError for a path that does not exist.
-    """
-    missing = [str(path) for path in paths if not Path(path).exists()]
-    if missing:
-        raise DataError(f"there is no {', '.join(missing)}: name run folders, or folders of them")
-    found: dict[Path, None] = {}
-    empty = []
-    for path in paths:
-        below = list(_below(Path(path).resolve()))
-        found |= dict.fromkeys(below)
-        if not below:
-            empty.append(Path(path))
-    return list(found), empty
-
-
-def _below(top: Path) -> Iterator[Path]:
-    """Links are followed, each folder is seen once; a run holds no other run."""
-    seen = {top}
-    for folder, inside, files in os.walk(top, followlinks=True, onerror=_fail):
-        if metrics.FILE_NAME in files or {SETTINGS_FILE, PROVENANCE_FILE} <= set(files):
-            inside.clear()
-            yield Path(folder).resolve()
-        real = {name: (Path(folder) / name).resolve() for name in sorted(inside)}
-        inside[:] = [name for name, path in real.items() if path not in seen]
-        seen |= set(real.values())
+def has_results(folder: Path, files: Collection[str]) -> bool:
+    """Whether a folder with these files is that of a run which has begun to train."""
+    return metrics.FILE_NAME in files or {SETTINGS_FILE, PROVENANCE_FILE} <= set(files)
 
 
 def _fail(error: OSError) -> None:
@@ -101,16 +76,60 @@ def _fail(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be searched for runs: {error.strerror}")
 
 
+def find_runs(
+    paths: Sequence[str | Path],
+    is_run: Callable[[Path, Collection[str]], bool] = has_results,
+    on_error: Callable[[OSError], None] = _fail,
+) -> tuple[list[Path], list[Path]]:
+    """The run folders at and below `paths`, each once; and those of `paths` that hold none.
+
+    `is_run` is asked with a folder and the names of its files, `on_error` told of folders that
+    cannot be listed.  Raises DataError for a path that does not exist.
+    """
+    missing = [str(path) for path in paths if not Path(path).exists()]
+    if missing:
+        raise DataError(f"there is no {', '.join(missing)}: name run folders, or folders of them")
+    found: dict[Path, None] = {}
+    empty = []
+    for path in paths:
+        below = list(_below(Path(path).resolve(), is_run, on_error))
+        found |= dict.fromkeys(below)
+        if not below:
+            empty.append(Path(path))
+    return list(found), empty
+
+
+def _below(
+    top: Path,
+    is_run: Callable[[Path, Collection[str]], bool],
+    on_error: Callable[[OSError], None],
+) -> Iterator[Path]:
+    """Links are followed, each folder is seen once; a run holds no other run."""
+    seen = {top}
+    for folder, inside, files in os.walk(top, followlinks=True, onerror=on_error):
+        if is_run(Path(folder), files):
+            inside.clear()
+            yield Path(folder).resolve()
+        real = {name: (Path(folder) / name).resolve() for name in sorted(inside)}
+        inside[:] = [name for name, path in real.items() if path not in seen]
+        seen |= set(real.values())
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """What of their paths differs; nothing in it is a secret."""
+    common = Path(os.path.commonpath([folder.parent for folder in folders])) if folders else None
+    return [redact_text(str(folder.relative_to(common or folder))) for folder in folders]
+
+
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """The runs in `folders`, named by what of their paths differs.
 
     Raises DataError, which names all that cannot be read.
     """
-    common = Path(os.path.commonpath([folder.parent for folder in folders]))
     runs, problems = [], []
-    for folder in folders:
+    for folder, name in zip(folders, names_of(folders), strict=True):
         try:
-            runs.append(_read(folder, str(folder.relative_to(common))))
+            runs.append(_read(folder, name))
         except (OSError, ValueError, yaml.YAMLError) as error:
             problems.append(f"{folder}: {' '.join(str(error).split())}")
     if problems:
@@ -126,7 +145,7 @@ def _read(folder: Path, name: str) -> Run:
     ledger = _text(folder / LEDGER_FILE)
     fidelity = _text(folder / FIDELITY_FILE)
     return Run(
-        name=redact_text(name),
+        name=name,
         settings=redact(settings),
         rows=rows,
         starts=tuple(redact(read_starts(folder))),

@@ -24,20 +24,12 @@ from trainers.errors import CheckpointError
 from trainers.run import manifest as manifests
 from trainers.run import tensors
 from trainers.run.manifest import Manifest, RefusedError
+from trainers.run.step_folders import committed, step_of
 
 logger = logging.getLogger(__name__)
 
 HINT = "latest"
 MIN_KEEP = 2  # one commit to resume from while the next one is being proven
-
-
-def committed(checkpoints: Path) -> list[Path]:
-    """The committed step folders, newest first: by the number in the name, clocks do not count."""
-    if not checkpoints.is_dir():
-        return []
-    steps = [(manifests.step_of(path), path) for path in checkpoints.iterdir()]
-    found = [(step, path) for step, path in steps if step is not None]
-    return [path for _, path in sorted(found, reverse=True)]
 
 
 def staging(target: Path, token: str) -> Path:
@@ -180,7 +172,7 @@ class Best:
 
 
 def _step(path: Path) -> int:
-    return manifests.step_of(path) or 0
+    return step_of(path) or 0
 
 
 def _trash(path: Path) -> Path:

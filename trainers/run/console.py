@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+_PIPE_COLUMNS = 200
 Numbers = Mapping[str, float | int | None]
 
 # metric -> words on the screen; what is not listed stays in the file
 _PARTS: dict[str, Callable[[float], str]] = {
     "train/loss": lambda value: f"loss {value:.4f}",
     "train/lr": lambda value: f"lr {value:.2e}",
-    "train/tokens_per_second": lambda value: f"{_short(value)} tokens/s",
+    "train/tokens_per_second": lambda value: f"{short(value)} tokens/s",
     "eval/loss": lambda value: f"held out {value:.4f}",
-    "eval/perplexity": lambda value: f"perplexity {_short(value)}",
+    "eval/perplexity": lambda value: f"perplexity {short(value)}",
     **{
         f"eval/{task}_accuracy": lambda value: f"accuracy {value:.1%}"
         for task in ("mlm", "lm", "span")
@@ -87,9 +88,7 @@ class Console:
             return ""
         seconds_per_step = (time.monotonic() - self._started) / done
         left = seconds_per_step * (self._total_steps - self._first_step - done)
-        minutes, seconds = divmod(round(left), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"  {hours}:{minutes:02d}:{seconds:02d} left"
+        return f"  {duration(left)} left"
 
     def _guard(self, show: Callable[[], None]) -> None:
         if self._silent:
@@ -99,6 +98,17 @@ class Console:
         except (OSError, ValueError):  # a reader that went away, a full disk, a closed stream
             self._silent = True
             _discard_stdout()
+
+
+def table_console() -> RichConsole:
+    """Where tables go: as wide as the terminal; a pipe is as wide as they need, if nobody says.
+
+    What the encoding lacks is replaced.
+    """
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    nobody_says = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return RichConsole(width=_PIPE_COLUMNS if nobody_says else None)
 
 
 def tell(*lines: str) -> None:
@@ -119,7 +129,14 @@ def _words(numbers: Numbers) -> str:
     return "  ".join(parts)
 
 
-def _short(value: float) -> str:
+def duration(seconds: float) -> str:
+    """3723.4 -> "1:02:03"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def short(value: float) -> str:
     """1234567 -> "1.2M", 41234 -> "41.2k"."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from trainers.errors import NonFiniteError, RunError
-from trainers.run import commits
 from trainers.run.agreement import own_rank, together
+from trainers.run.step_folders import committed
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Skips:
         return f"the loss of rank {', '.join(ranks)} is not finite"
 
     def _error(self, engine: Any, step: int) -> NonFiniteError:
-        found = commits.committed(self._checkpoints)
+        found = committed(self._checkpoints)
         error = NonFiniteError(
             f"{self._text}, the {self._in_row}. step in a row without an update{_broken(engine)}: "
             f"the last good step is {step - self._in_row}, the newest checkpoint "

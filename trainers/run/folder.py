@@ -7,7 +7,8 @@
       tokenizer.json     the vocabulary
       model.json         the architecture, as transformers spells it
       ledger.json        what the optimizer keeps for each parameter
-      metrics.jsonl, checkpoints/, report/, wandb/   written by their own modules
+      ended.json         why the last start that ended badly did
+      metrics.jsonl, checkpoints/, report/, wandb/, tensorboard/   written by their own modules
 
 Torch is not imported here: the launcher checks the folder before any rank exists.
 """
@@ -23,6 +24,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -41,11 +43,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOCK_FILE = ".lock"
 SETTINGS_FILE, TOKENIZER_FILE, MODEL_FILE = "config.yaml", "tokenizer.json", "model.json"
 PROVENANCE_FILE, LEDGER_FILE = "provenance.json", "ledger.json"
 
 _PROBE = ".probe-"
 _MINUTE = 60.0
+_LOOK_SECONDS = 0.3  # who only looks whether there is an owner (`is_owned`) is away again
 
 _PACKAGES = (
     *("came-pretraining", "torch", "deepspeed", "transformers", "tokenizers", "datasets"),
@@ -200,13 +204,13 @@ def _remove_leftovers(path: Path, now: float) -> None:
 def _take_lock(path: Path) -> int:
     """Lock the folder for this process; the kernel frees it when the process ends."""
     try:
-        lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise StorageError(f"{path / '.lock'} cannot be opened: {error}") from error
+        raise StorageError(f"{path / LOCK_FILE} cannot be opened: {error}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock_within(lock, _LOOK_SECONDS)
     except BlockingIOError as error:
-        owner = _owner(lock)
+        owner = _in_words(read_owner(path))
         os.close(lock)
         raise FolderInUseError(
             f"run.dir {path} is in use by {owner}. "
@@ -218,20 +222,67 @@ def _take_lock(path: Path) -> int:
     return lock
 
 
+def _lock_within(lock: int, seconds: float) -> None:
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(_LOOK_SECONDS / 10)
+
+
+def is_owned(path: Path) -> bool | None:
+    """Whether a live process owns the run folder; None where the file system does not tell.
+
+    Nothing is written.  The look takes a shared lock for an instant, so no start is refused by it.
+    """
+    try:
+        lock = os.open(path / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return False
+
+
+def read_owner(path: Path) -> dict[str, Any]:
+    """The last owner's `host`, `pid` and `start`, as far as they can be read; it may have ended."""
+    try:
+        with open(path / LOCK_FILE, "rb", opener=_no_waiting) as file:
+            owner = json.loads(file.read(4096))
+    except (OSError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _no_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _write_owner(lock: int, path: Path) -> None:
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    # Fine enough that no two starts have the same: `ended` tells them apart by it.
+    started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": started}
     try:
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps(owner).encode(), 0)
     except OSError as error:
         os.close(lock)
-        raise StorageError(f"{path / '.lock'} cannot be written: {error}") from error
+        raise StorageError(f"{path / LOCK_FILE} cannot be written: {error}") from error
 
 
-def _owner(lock: int) -> str:
+def _in_words(owner: Mapping[str, Any]) -> str:
     try:
-        owner: Mapping[str, Any] = json.loads(os.pread(lock, 4096, 0))
         return f"process {owner['pid']} on {owner['host']}, started {owner['start']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except KeyError:
         return "another process"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,11 @@ def run(config: Config) -> None:
             if world.rank == 0:
                 tell(device)
             folder.write(LEDGER_FILE, json.dumps(ledger, indent=1) + "\n")
-            with Metrics(folder.path, config, world.rank, resume_step=start) as metrics, saver:
-                train(config, data, engine, world, saver, metrics, start)
+            with Metrics(folder.path, config, world.rank, resume_step=start) as metrics:
+                with saver:
+                    train(config, data, engine, world, saver, metrics, start)
+                if world.rank == 0:
+                    metrics.publish(_write_report(folder).parent)
         if world.rank == 0:
             _tell_results(folder, start, config.train.steps)
     leave()
@@ -181,13 +185,21 @@ def train_step(
     return loss
 
 
-def _tell_results(folder: RunFolder, start: int, steps: int) -> None:
+def _write_report(folder: RunFolder) -> Path:
     from trainers.reports import single  # plots are of no use to the other ranks
 
-    if start >= steps and (folder.path / "report" / "summary.md").exists():
+    return single.write_report(folder.path)
+
+
+def _tell_results(folder: RunFolder, start: int, steps: int) -> None:
+    from trainers.reports import single
+
+    page = folder.path / "report" / "summary.md"
+    if start >= steps and page.exists():
         tell(f"already complete: {start} steps in {folder.path}")
         return
-    page = single.write_report(folder.path)
+    if start >= steps:
+        page = _write_report(folder)
     results = single.results(list(read(folder.path / FILE_NAME)))
     tell(*(f"{name:>40}  {value}" for name, value in {**results, "report": page}.items()))
 

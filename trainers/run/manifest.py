@@ -20,13 +20,13 @@ from typing import Any
 
 from came.pieces import PLAIN
 from trainers.errors import CheckpointError
+from trainers.run.step_folders import MANIFEST_FILE as FILE_NAME
+from trainers.run.step_folders import step_of
 
 SCHEMA = 2
 READABLE = (1, 2)
 FORMATS = (PLAIN, "int8", "sign")
-FILE_NAME = "manifest.json"
 MAY_BE_INFINITE = "buffer/"  # tensors called so hold -inf by design (attention masks do)
-_STEP_FOLDER = re.compile(r"step-([0-9]{8,})")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 
 
@@ -113,19 +113,6 @@ class Manifest:
             sizes = all(type(size) is int and size >= 0 for size in record.shape)
             if not sizes or record.format not in FORMATS or not isinstance(record.dtype, str):
                 raise RefusedError(f"{name} in {FILE_NAME} is no tensor: {record}")
-
-
-def folder_name(step: int) -> str:
-    """`step-00000100`: of eight digits, so that a listing is in order up to 10^8 steps."""
-    return f"step-{step:08d}"
-
-
-def step_of(folder: Path) -> int | None:
-    """The step of a committed folder; None for anything else, such as a partial one."""
-    match = _STEP_FOLDER.fullmatch(folder.name)
-    if not match or folder.name != folder_name(int(match[1])):
-        return None
-    return int(match[1])
 
 
 def sha256_of(path: Path) -> str:

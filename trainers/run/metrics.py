@@ -1,4 +1,4 @@
-"""The numbers of a run, from rank 0 to metrics.jsonl, the console and, if asked, Weights & Biases.
+"""The numbers of a run, from rank 0 to metrics.jsonl, the console and, if asked, a mirror.
 
 metrics.jsonl is the record: one JSON object a line, `step` never falling, null for a number that is
 not finite.  None of the three can stop a run: what cannot be written is dropped and told once.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainers import durable
 from trainers.run.console import Console
+from trainers.run.mirrors import Mirror
 
 if TYPE_CHECKING:
     from trainers.config import Config
@@ -29,7 +30,7 @@ class Metrics:
     def __init__(self, folder: Path, config: "Config", rank: int, *, resume_step: int = 0) -> None:
         """Lines beyond `resume_step` are removed: they are of a future that is trained again."""
         self._views: list[Any] = []
-        self._mirror: Any = None
+        self._mirror: Mirror | None = None
         self._last_step = resume_step
         if rank != 0:
             return
@@ -37,20 +38,23 @@ class Metrics:
             JsonLines(folder / FILE_NAME, resume_step),
             Console(config.train.steps, resume_step),
         ]
-        if config.logging.name == "wandb":
-            from trainers.run.wandb_mirror import WandbMirror
-
-            self._mirror = WandbMirror(folder, config)
+        self._mirror = _open_mirror(config, folder, resume_step)
+        if self._mirror is not None:
             self._views.append(self._mirror)
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Record `values`: the `step`, and numbers or 0-dim tensors by metric."""
-        numbers = {name: _number(value) for name, value in values.items()}
+        numbers = {name: number(value) for name, value in values.items()}
         step = numbers["step"]
         assert isinstance(step, int) and step >= self._last_step, f"{step} after {self._last_step}"
         self._last_step = step
         for view in self._views:
             view.log(numbers)
+
+    def publish(self, report: Path) -> None:
+        """The final report lies in this folder."""
+        if self._mirror is not None:
+            self._mirror.publish(report)
 
     def close(self) -> None:
         """Flush and end all views, in bounded time."""
@@ -65,6 +69,21 @@ class Metrics:
         if kind is not None and self._mirror is not None:
             self._mirror.hurry()
         self.close()
+
+
+def _open_mirror(config: "Config", folder: Path, resume_step: int) -> Mirror | None:
+    def history() -> Iterator[dict[str, Any]]:
+        return read(folder / FILE_NAME)
+
+    if config.logging.name == "wandb":
+        from trainers.run.wandb_mirror import WandbMirror
+
+        return WandbMirror(folder, config, resume_step, history)
+    if config.logging.name == "tensorboard":
+        from trainers.run.tensorboard_mirror import TensorBoardMirror
+
+        return TensorBoardMirror(folder, resume_step, history)
+    return None
 
 
 class JsonLines:
@@ -116,6 +135,20 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
+    yield from _rows(text)
+
+
+def read_last(path: Path, num_bytes: int = 1 << 16) -> list[dict[str, Any]]:
+    """The complete lines in the last `num_bytes` of a metrics file, in order.  Raises OSError."""
+    with open(path, "rb") as file:
+        start = max(0, os.fstat(file.fileno()).st_size - num_bytes)
+        file.seek(start)
+        text = file.read(num_bytes).decode("utf-8", errors="replace")
+    # A line that is cut at its start could still be read, if its end alone is a JSON object.
+    return list(_rows(text.partition("\n")[2] if start else text))
+
+
+def _rows(text: str) -> Iterator[dict[str, Any]]:
     for line in text.split("\n"):
         try:
             numbers = json.loads(line)
@@ -133,7 +166,7 @@ def _cut(path: Path, last_step: int) -> None:
     durable.write_text(path, "".join(f"{line}\n" for line in kept))
 
 
-def _number(value: Any) -> float | int | None:
+def number(value: Any) -> float | int | None:
     """A JSON number; null for what is not finite, which JSON cannot say."""
     if isinstance(value, int):
         return value

@@ -20,10 +20,11 @@ from trainers.data.splits import Splits
 from trainers.errors import ConfigError, StorageError
 from trainers.run.agreement import together
 from trainers.run.checkpoint import load_latest
-from trainers.run.commits import Best, committed
+from trainers.run.commits import Best
 from trainers.run.distributed import World
 from trainers.run.folder import RunFolder
 from trainers.run.identity import identity, setting
+from trainers.run.step_folders import committed
 from trainers.run.wandb_mirror import ID_FILE
 from trainers.run.writer import Writer
 

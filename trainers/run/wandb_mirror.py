@@ -1,21 +1,32 @@
-"""Weights & Biases as a mirror of metrics.jsonl: never needed, never fatal, never waited."""
+"""Weights & Biases as a mirror of metrics.jsonl: never needed, never fatal, never waited.
 
+A run folder is one W&B run, and W&B's step is ours.  A start that resumes rewinds it to the step of
+the commit (offline that is noted, and done by `wandb sync`); where a server does not rewind, it
+goes on, and keeps what it has of the steps that are trained again.
+"""
+
+import json
 import logging
 import netrc
 import os
 import re
 import secrets
+import shutil
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from trainers import durable
+from trainers import durable, fidelity
 from trainers.redact import redact, redact_text
+from trainers.run.console import tell
+from trainers.run.folder import LEDGER_FILE
+from trainers.run.mirrors import History
 
 if TYPE_CHECKING:
     from trainers.config import Config
@@ -31,23 +42,30 @@ _DEFAULT_URL = "https://api.wandb.ai"
 
 
 class WandbMirror:
-    """One W&B run per run folder, from rank 0; after the first failure it says so and stays off."""
+    """One W&B run per run folder, from rank 0; after the first failure it says so and stays off.
 
-    def __init__(self, folder: Path, config: "Config") -> None:
-        self._run: Any = None
+    Everything is queued for a thread: W&B may be slow to start, to take a row and to answer.
+    """
+
+    def __init__(self, folder: Path, config: "Config", resume_step: int, history: History) -> None:
+        self._tasks: SimpleQueue[Callable[[Any], object] | None] = SimpleQueue()
         self._patience = _FINISH_SECONDS
-        mode = choose_mode(config.logging.mode)
-        self._run = _within(_INIT_SECONDS, "started", lambda: _start(folder, config, mode))
+        os.environ.setdefault("WANDB_SILENT", "true")  # what it has to say is said by us
+
+        def start() -> Any:
+            return _start(folder, config, resume_step, history)
+
+        # It keeps no process alive that has nothing else to do.
+        self._thread = threading.Thread(target=self._work, args=(start,), daemon=True)
+        self._thread.start()
 
     def log(self, numbers: Mapping[str, float | int | None]) -> None:
-        """Queue one step; W&B sends it from a process of its own."""
-        if self._run is None:
-            return
-        try:
-            self._run.log({name: value for name, value in numbers.items() if value is not None})
-        except Exception as error:  # whatever a mirror throws, the run goes on
-            logger.warning("W&B stopped taking numbers: %s", redact_text(str(error)))
-            self._run = None
+        """Queue one step."""
+        self._queue(lambda run: _log(run, numbers))
+
+    def publish(self, report: Path) -> None:
+        """Queue the folder of the report as an artifact of the run."""
+        self._queue(lambda run: _publish(run, report))
 
     def hurry(self) -> None:
         """From now on `close` takes a second, not a minute."""
@@ -55,9 +73,30 @@ class WandbMirror:
 
     def close(self) -> None:
         """End the W&B run; what was not sent in a minute stays on the disk for `wandb sync`."""
-        run, self._run = self._run, None
-        if run is not None:
-            _within(self._patience, "finished", run.finish)
+        self._tasks.put(None)
+        self._thread.join(self._patience)
+        if self._thread.is_alive():
+            logger.warning(
+                "W&B could not be finished: no answer in %.0f s; `wandb sync` in the run folder "
+                "sends the rest",
+                self._patience,
+            )
+
+    def _queue(self, task: Callable[[Any], object]) -> None:
+        if self._thread.is_alive():
+            self._tasks.put(task)
+
+    def _work(self, start: Callable[[], Any]) -> None:
+        failure = "could not be started"
+        try:
+            run = start()
+            failure = "stopped taking numbers"
+            while (task := self._tasks.get()) is not None:
+                task(run)
+            failure = "could not be finished"
+            run.finish()
+        except BaseException as error:  # W&B raises SystemExit and the like here
+            logger.warning("W&B %s: %s", failure, redact_text(" ".join(str(error).split())))
 
 
 def choose_mode(asked: str) -> str:
@@ -92,55 +131,92 @@ def run_id(folder: Path) -> str:
     return made
 
 
-def _start(folder: Path, config: "Config", mode: str) -> Any:
+def _start(folder: Path, config: "Config", resume_step: int, history: History) -> Any:
     import wandb
 
-    run = wandb.init(
-        project=config.logging.project,
-        name=folder.name,
-        id=run_id(folder),
-        resume="allow",
-        mode=mode,
-        dir=str(folder),
-        config=redact(asdict(config)),
-        settings=wandb.Settings(
-            init_timeout=_INIT_SECONDS,
-            finish_timeout=_FINISH_SECONDS,
-            console="off",
-            silent=True,
-            save_code=False,
-            # The command line and the git remote may hold secrets.
-            x_disable_meta=True,
-            disable_git=True,
-        ),
-    )
-    # Our step as the x axis: W&B's own may not go back, as a run does that resumes.
-    run.define_metric("step")
-    run.define_metric("*", step_metric="step")
+    mode = choose_mode(config.logging.mode)
+    has_begun = (folder / ID_FILE).exists()
+    name = run_id(folder)
+
+    def begin(**how: Any) -> Any:
+        return wandb.init(**_words(folder, config, mode), **how)
+
+    run = _rewind(name, resume_step, begin) if has_begun else begin(id=name, resume="allow")
+    if not (run.resumed or run.settings.resume_from):  # W&B knows nothing of the steps so far
+        for row in history():
+            if row["step"] <= resume_step:
+                _log(run, row)
+    _describe(run, folder)
+    if run.url:
+        tell(f"W&B: {run.url}")
     return run
 
 
-def _within(seconds: float, verb: str, action: Callable[[], Any]) -> Any:
-    """The result of `action`; None, with a warning, if it fails or takes longer.
+def _words(folder: Path, config: "Config", mode: str) -> dict[str, Any]:
+    import wandb
 
-    One that takes longer is left behind in a daemon thread, which does not keep the process alive.
-    """
-    outcome: dict[str, Any] = {}
+    settings = wandb.Settings(
+        init_timeout=_INIT_SECONDS,
+        finish_timeout=_FINISH_SECONDS,
+        console="off",
+        silent=True,
+        save_code=False,
+        # The command line and the git remote may hold secrets.
+        x_disable_meta=True,
+        disable_git=True,
+    )
+    return {
+        "project": config.logging.project,
+        "name": folder.name,
+        "mode": mode,
+        "dir": str(folder),
+        "config": redact(asdict(config)),
+        "settings": settings,
+    }
 
-    def target() -> None:
-        try:
-            outcome["result"] = action()
-        except BaseException as error:  # W&B raises SystemExit and the like here
-            outcome["error"] = error
 
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    thread.join(seconds + 1)
-    if "result" in outcome:
-        return outcome["result"]
-    reason = outcome.get("error") or f"no answer in {seconds:.0f} s"
-    logger.warning("W&B could not be %s: %s", verb, redact_text(str(reason)))
-    return None
+def _rewind(name: str, step: int, begin: Callable[..., Any]) -> Any:
+    """The run, with its history cut after `step` if the server does that; else whole."""
+    try:
+        return begin(resume_from=f"{name}?_step={step}")
+    except Exception as error:
+        import wandb
+
+        wandb.teardown()  # its service still holds the id
+        run = begin(id=name, resume="allow")
+        reason = redact_text(" ".join(str(error).split()))
+        logger.warning("W&B keeps what it has beyond step %d: no rewinding (%s)", step, reason)
+        return run
+
+
+def _log(run: Any, numbers: Mapping[str, float | int | None]) -> None:
+    values = {k: v for k, v in numbers.items() if k != "step" and v is not None}
+    run.log(values, step=numbers["step"], commit=True)
+
+
+def _describe(run: Any, folder: Path) -> None:
+    """Files that say what the run is, and the sums of the ledger in its summary."""
+    for name in (LEDGER_FILE, fidelity.FILE_NAME):
+        if (folder / name).is_file():
+            # A copy: of a file elsewhere W&B makes a link, through which it could write.
+            copy = shutil.copyfile(folder / name, Path(run.dir) / name)
+            run.save(str(copy), base_path=run.dir, policy="now")
+    try:
+        ledger = json.loads((folder / LEDGER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    run.summary.update(
+        {f"ledger/{name}": value for name, value in ledger.items() if isinstance(value, int)}
+    )
+
+
+def _publish(run: Any, report: Path) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(f"report-{run.id}", type="report")
+    # Read where it lies when it is sent: no copy in the home folder, none left out by a later sync.
+    artifact.add_dir(str(report), policy="immutable")
+    run.log_artifact(artifact)
 
 
 def _has_login(url: str) -> bool:

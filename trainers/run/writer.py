@@ -23,12 +23,12 @@ from came.pieces import Entry
 from trainers import durable
 from trainers.errors import RunError, StorageError
 from trainers.run import commits
-from trainers.run import manifest as manifests
 from trainers.run.agreement import own_rank, together, world_size
 from trainers.run.commits import MIN_KEEP, Best
 from trainers.run.folder import versions
 from trainers.run.manifest import FileRecord, Manifest
 from trainers.run.snapshot import Snapshot
+from trainers.run.step_folders import folder_name
 from trainers.run.tensors import own_parts, record_of, tensor_name
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Writer:
         """
         assert self._save is None, "settle the save before"
         self._snapshot.take(own_parts(entries, self._rank, self._num_ranks))
-        target = self._checkpoints / manifests.folder_name(step)
+        target = self._checkpoints / folder_name(step)
         manifest = Manifest(
             step=step,
             files={},

@@ -53,6 +53,11 @@ def test_two_seeds_learn_resume_and_are_compared(run, reviews, tmp_path, capsys)
     assert "epochs=8.0, and this is 3.0" in capsys.readouterr().err
     assert main(["--table", f"{tmp_path}"]) == 0
     assert "| sst2 | pretrained | came" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((tmp_path / "results.json").read_text())
+    assert main(["--json", "--table", f"{tmp_path}"]) == 0
+    assert json.loads(capsys.readouterr().out) == [told]
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

@@ -95,3 +95,21 @@ def test_offload_moves_the_state_to_the_host() -> None:
     row = plan_run(compose(words, planned=True), "H100", 0.4).rows["adamw"].memory
     assert (row.state, row.master, row.gradients) == (0, 0, 0)
     assert row.host > 0
+
+
+@pytest.mark.parametrize("columns", ["40", None])
+def test_no_digit_is_left_out_where_there_is_little_room(
+    columns: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe was taken to be 80 columns wide, and "0.006" became "0.0" with dots."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert door.main([*WORDS, "zero.offload_optimizer=true"]) == 0
+    text = capsys.readouterr().out
+    assert "\u2026" not in text
+    table = text.partition("per GPU")[2]
+    if columns:
+        assert max(map(len, table.splitlines())) <= 40
+    else:
+        assert "\u2502 adafactor_no_momentum \u2502" in table

@@ -15,6 +15,7 @@ from came.pieces import Entry, Piece, StoredPiece
 from trainers.run import checkpoint, commits, manifest, tensors
 from trainers.run.commits import Best
 from trainers.run.snapshot import Snapshot
+from trainers.run.step_folders import folder_name
 from trainers.run.writer import Writer
 
 IDENTITY = {"model.hidden": 8, "optimizer.betas": (0.9, 0.999, 0.9999), "data": "f00d"}
@@ -181,7 +182,7 @@ def write_world(folder: Path, world: list[list[Entry]], step: int = 1, **changed
         files[name] = snapshot.write(staging / name)
     records = {tensors.tensor_name(entry): tensors.record_of(entry) for entry in world[0]}
     told = {"identity": IDENTITY, "setting": SETTING, "versions": {}, "extra": {}} | changed
-    target = folder / manifest.folder_name(step)
+    target = folder / folder_name(step)
     commits.complete(staging, manifest.Manifest(step, files, records, **told))
     commits.publish(staging, target)
     commits.make_durable(target)

@@ -26,7 +26,7 @@ from tests.trainers.run.checkpoints import (
 from trainers.errors import CheckpointError
 from trainers.run import commits
 from trainers.run.checkpoint import load_latest
-from trainers.run.manifest import step_of
+from trainers.run.step_folders import step_of
 
 TRIALS = 600
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainers.run.wandb_files import written
 from trainers.compose import compose
 from trainers.run import wandb_mirror
 from trainers.run.metrics import Metrics
@@ -102,7 +103,7 @@ def test_an_absent_package_is_one_warning(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = compose(["experiment=quickstart", "logging=wandb", "logging.mode=offline"], 1)
-    mirror = WandbMirror(tmp_path, config)
+    mirror = WandbMirror(tmp_path, config, 0, list)
     mirror.log({"step": 1})
     mirror.close()
     assert "W&B could not be started" in caplog.text and len(caplog.records) == 1
@@ -112,27 +113,30 @@ def test_a_start_that_hangs_is_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(wandb_mirror, "_start", lambda *_: time.sleep(60))
-    monkeypatch.setattr(wandb_mirror, "_INIT_SECONDS", 0.0)
+    monkeypatch.setattr(wandb_mirror, "_FINISH_SECONDS", 0.5)
     config = compose(["experiment=quickstart", "logging=wandb", "logging.mode=offline"], 1)
     start = time.monotonic()
-    WandbMirror(tmp_path, config).close()
-    assert time.monotonic() - start < 5
+    WandbMirror(tmp_path, config, 0, list).close()
+    assert time.monotonic() - start < 3
     assert "no answer" in caplog.text
 
 
-def test_a_run_that_breaks_is_dropped_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_breaks_is_dropped_with_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     class Broken:
-        def log(self, numbers: object) -> None:
+        def log(self, *_: object, **__: object) -> None:
             raise RuntimeError("lost https://me:canary@host")
 
-    mirror = WandbMirror.__new__(WandbMirror)
-    mirror._run = Broken()
+    monkeypatch.setattr(wandb_mirror, "_start", lambda *_: Broken())
+    mirror = WandbMirror(tmp_path, compose(["experiment=quickstart"], 1), 0, list)
     for step in (1, 2):
         mirror.log({"step": step})
+    mirror.close()
     assert len(caplog.records) == 1 and "canary" not in caplog.text
 
 
-@pytest.mark.parametrize(("failed", "least"), [(True, 0.0), (False, 3.0)])
+@pytest.mark.parametrize(("failed", "least"), [(True, 0.0), (False, 2.0)])
 def test_an_error_waits_a_second_for_the_end_of_the_mirror(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: bool, least: float
 ) -> None:
@@ -156,6 +160,7 @@ def test_an_error_waits_a_second_for_the_end_of_the_mirror(
 OFFLINE = """
 import sys
 from pathlib import Path
+from tests.trainers.run.wandb_files import written
 from trainers.compose import compose
 from trainers.run.folder import RunFolder
 from trainers.run.metrics import Metrics
@@ -165,7 +170,12 @@ with RunFolder.open(sys.argv[1], rank=0) as folder:
     start = int(sys.argv[2])
     with Metrics(folder.path, config, 0, resume_step=start) as metrics:
         for step in (start + 1, start + 2):
-            metrics.log({"step": step, "train/loss": 1.0, "eval/loss": float("nan")})
+            metrics.log({"step": step, "train/loss": step / 2, "eval/loss": float("nan")})
+        report = Path(folder.path / "report")
+        report.mkdir(exist_ok=True)
+        (report / "summary.md").write_text("good")
+        folder.write("ledger.json", '{"state_bytes": 24, "params": []}')
+        metrics.publish(report)
 """
 
 
@@ -188,14 +198,25 @@ def test_offline_twice_is_one_id_and_holds_no_secret(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         shown += done.stdout + done.stderr
-    runs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    runs = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
     kept = (tmp_path / "run" / "wandb_id").read_text().strip()
     assert len(runs) == 2 and all(run.name.endswith(kept) for run in runs)
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert any(b"train/loss" in path.read_bytes() for path in files if path.suffix == ".wandb")
     assert "canary" not in shown
     assert [path for path in files if b"canary" in path.read_bytes()] == []
     assert shown.count("W&B is offline") == 2
+    first, second = (written(run / f"run-{kept}.wandb") for run in runs)
+    for found, steps, rewound in ((first, (1, 2), None), (second, (2, 3), 1)):
+        assert [(row["_step"], row["train/loss"]) for row in found["rows"]] == [
+            (step, step / 2) for step in steps
+        ]
+        assert found["rewound"] == rewound, "wandb sync would not cut the history"
+        assert found["config"]["model"]["name"] == "bert_tiny"
+        assert found["summary"]["train/loss"] == steps[-1] / 2
+        assert found["samples"] >= 1, "nothing of the machine"
+        (artifact,) = found["artifacts"]
+        assert [entry.path for entry in artifact.manifest.contents] == ["summary.md"]
+    assert second["summary"]["ledger/state_bytes"] == 24 and "ledger.json" in second["files"]
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
