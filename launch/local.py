@@ -112,12 +112,28 @@ def run_local(
         grace: seconds that the others have when a rank has failed.
         patience: seconds that ranks have which were told to stop.
     """
+    shared = _environment(processes, threads)
+    ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return _run(command, ranks, grace, patience)
+
+
+def run_alone(command: Sequence[str], *, patience: float) -> Outcome:
+    """Runs one process that is no rank, as a launcher is, until it has ended.
+
+    It is told of requests to stop, and has `patience` seconds then. As it may have been done at
+    that moment, `signum` of the outcome is what says that there was a request.
+    """
+    return _run(command, [os.environ | {LAUNCHER: str(os.getpid())}], GRACE, patience)
+
+
+def _run(
+    command: Sequence[str], environments: list[dict[str, str]], grace: float, patience: float
+) -> Outcome:
     with _signals() as received:
         ranks = Ranks(received)
         try:
-            environment = _environment(processes, threads)
-            for rank in range(processes):
-                ranks.processes.append(_start(command, environment, rank))
+            for environment in environments:
+                ranks.processes.append(_start(command, environment))
             while ranks.poll() and not received and ranks.cause() is None:
                 time.sleep(POLL)
             if received:
@@ -133,7 +149,7 @@ def _outcome(ranks: Ranks) -> Outcome:
         # Told to stop, and ended without words: by a request, or by us.
         signum = ranks.received[0]
         if not any(ranks.ended.values()):
-            return Outcome(0)
+            return Outcome(0, signum=signum)
         once = len(ranks.received) == 1
         return Outcome(EXIT_CODES[signal.Signals(signum)] if once else 128 + signum, signum=signum)
     if rank is None:
@@ -158,15 +174,13 @@ def _environment(processes: int, threads: int) -> dict[str, str]:
     }
 
 
-def _start(
-    command: Sequence[str], environment: dict[str, str], rank: int
-) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C reaches the launcher alone, which decides who is told and when.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)  # the rank inherits it
     try:
         return subprocess.Popen(
             command,
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

@@ -45,7 +45,7 @@ FLOORS = [
     ["trainers.status_table"],
     ["trainers.run.loop", "trainers.finished"],
     ["trainers.planner", "trainers.checks"],
-    ["trainers.plan"],
+    ["trainers.plan", "trainers.sweep"],
     ["trainers.export", "trainers.judge", "trainers.checkpoint_command"],
     ["trainers.report", "trainers.check", "trainers.finetuning"],
     ["trainers.finetune", "trainers.completion"],

@@ -54,7 +54,7 @@ def report_outcome(outcome: Outcome) -> None:
 
 def outcome_record(outcome: Outcome) -> dict[str, Any] | None:
     """`record` of a run that a signal has ended; None if whoever ended had words of its own."""
-    if outcome.signum is None:
+    if outcome.signum is None or not outcome.exit_code:
         return None
     name = signal.Signals(outcome.signum).name
     if outcome.rank is None:

@@ -14,10 +14,11 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 
-from launch.local import die_with_launcher, run_local
+from launch.local import Outcome, die_with_launcher, run_alone, run_local
 from launch.spec import Job
 from launch.start import QUEUED, hand_over, is_dry, start_of
 from trainers.compose import CONFIGS, LEAVES, choices, compose
@@ -28,6 +29,7 @@ from trainers.faults import parse
 from trainers.flags import FLAGS
 from trainers.redact import redact_logs
 from trainers.signals import listener
+from trainers.sweep import SweptJob, read_sweep, run_sweep, titles
 
 HELP = """\
 came-train NAME=VALUE ...   pretrains BERT, GPT-2, T5 and LLaMA under DeepSpeed
@@ -74,7 +76,13 @@ class CommandLine:
     keys: bool = False
     choices: bool = False
     completion: str | None = None  # for which shell
+    multirun: bool = False
     traceback: bool = False
+
+    @property
+    def flags(self) -> list[str]:
+        """What processes that are started have to be told beside the overrides."""
+        return ["--traceback"] if self.traceback else []
 
 
 def read(words: Sequence[str], environ: Mapping[str, str]) -> CommandLine:
@@ -90,6 +98,8 @@ def read(words: Sequence[str], environ: Mapping[str, str]) -> CommandLine:
             line.choices = True
         elif word == "--completion" or word.startswith("--completion="):
             line.completion = word.partition("=")[2] or (rest.pop(0) if rest else "")
+        elif word in ("-m", "--multirun"):
+            line.multirun = True
         elif word == "--traceback":
             line.traceback = True
         elif word in (
@@ -149,6 +159,8 @@ def _number_of(name: str) -> int | None:
 def _launch(line: CommandLine) -> int:
     """Everything that can be refused is refused here, once, before there are ranks."""
     listener.listen(raises=True)
+    if line.multirun:
+        return _sweep(line)
     config = compose(line.overrides, flags=FLAGS["came-train"])
     if config.launch.dry_run or config.launch.name != "local":
         return _start(job_of(line.overrides, config))
@@ -160,8 +172,7 @@ def _launch(line: CommandLine) -> int:
     with recorded(config.run.dir, None):
         check(config.run.dir)
         open_phases(config)
-    flags = ["--traceback"] if line.traceback else []
-    command = [sys.executable, "-c", START, *flags, *line.overrides]
+    command = [sys.executable, "-c", START, *line.flags, *line.overrides]
     listener.hand_over()
     outcome = run_local(
         command,
@@ -188,6 +199,25 @@ def job_of(words: Sequence[str], config: Config) -> Job:
     )
 
 
+def _sweep(line: CommandLine) -> int:
+    """One job for each combination of values: here one after another, or all into a queue."""
+    sweep = read_sweep(line.overrides, FLAGS["came-train"])
+    jobs = {swept.name: job_of(swept.words, swept.config) for swept in sweep.jobs}
+    if any(is_dry(job) or job.launch.name in QUEUED for job in jobs.values()):
+        codes = []
+        for title, swept in titles(sweep):
+            print(title, flush=True)
+            codes.append(_start(jobs[swept.name]))
+        return next(filter(None, codes), 0)
+
+    def start(swept: SweptJob) -> Outcome:
+        command = [sys.executable, "-c", START, *line.flags, *swept.words]
+        return run_alone(command, patience=jobs[swept.name].patience + LATER)
+
+    listener.hand_over()
+    return run_sweep(sweep, start, partial(print, flush=True))
+
+
 def _start(job: Job) -> int:
     """Shows or hands over what starts the ranks, on this machine or elsewhere."""
     if job.launch.name == "local":
@@ -209,6 +239,8 @@ def _start(job: Job) -> int:
 
 def _train(line: CommandLine) -> int:
     listener.listen()
+    if line.multirun:
+        raise ConfigError("--multirun starts the ranks of its jobs itself: came-train --multirun")
     world_size = _number_of("WORLD_SIZE")
     if not world_size:
         raise ConfigError("the environment sets RANK but no WORLD_SIZE: set both or none")

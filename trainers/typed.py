@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 MISSING = "???"  # OmegaConf's sign for a value that somebody has to give
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_NEXT = "\n  - "  # between the problems of one message
 
 
 def fields_of(kind: type) -> dict[str, Any]:
@@ -120,4 +121,9 @@ def message(problems: list[str]) -> str:
     if len(problems) == 1:
         return problems[0]
     lines = [f"{len(problems)} problems in the configuration", *problems]
-    return "\n  - ".join(line.rstrip() for line in lines)
+    return _NEXT.join(line.rstrip() for line in lines)
+
+
+def problems_in(error: Exception) -> list[str]:
+    """The problems of which `message` has made the words of an error."""
+    return str(error).split(_NEXT)[1:] or [str(error)]

@@ -62,6 +62,7 @@ def _name(group: str, text: str, known: list[str], problems: list[str]) -> str |
     if text in known:
         return text
     hint = nearest(text, known) or f"; choose one of {', '.join(known)}"
+    hint = "; --multirun starts a job for each" if "," in text else hint
     problems.append(f"no {group} is named '{text}'{hint}")
     return None
 
@@ -89,6 +90,7 @@ def _parsed(key: str, text: str, problems: list[str]) -> Any:
         problems.append(f"cannot read the value of '{key}={text}': put it in quotes")
         return None
     if override.is_sweep_override():
-        problems.append(f"{key} takes one value, not '{text}'; a list is written [{text}]")
+        wanted = f"a list is written [{text}], and --multirun starts a job for each value"
+        problems.append(f"{key} takes one value, not '{text}'; {wanted}")
         return None
     return override.value()
