@@ -11,6 +11,8 @@ from launch.spec import LaunchConfig
 _SLURM_TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 _ENDPOINT = re.compile(r"[A-Za-z0-9_.\-]+:\d{1,5}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*")
+_SECRET = re.compile(r"secret:[a-z0-9.\-]+/[A-Za-z0-9._\-]+")
+_QUANTITY = re.compile(r"\d+(\.\d+)?([KMGTPE]i|[kMGTPE])?")
 
 
 def problems_of_launch(launch: LaunchConfig) -> Iterator[str]:
@@ -83,8 +85,13 @@ def _kubernetes(launch: LaunchConfig) -> Iterator[str]:
     for word in settings.env:
         if not _VARIABLE.fullmatch(word):
             yield f"launch.kubernetes.env: {word!r} must be NAME=value or NAME=secret:SECRET/KEY"
-        elif (secret := word.partition("=")[2]).startswith("secret:") and "/" not in secret:
-            yield f"launch.kubernetes.env: {word!r} names no key: NAME=secret:SECRET/KEY"
+        elif (value := word.partition("=")[2]).startswith("secret:"):
+            if not _SECRET.fullmatch(value):
+                yield f"launch.kubernetes.env: {word!r} names no key: NAME=secret:SECRET/KEY"
+    for key in ("memory", "shared_memory"):
+        size = getattr(settings, key)
+        if size is not None and not _QUANTITY.fullmatch(size):
+            yield f"launch.kubernetes.{key}={size} must be a quantity, as 512Gi or 16G"
 
 
 def _has_size(launch: LaunchConfig) -> Iterator[str]:

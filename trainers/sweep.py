@@ -197,9 +197,13 @@ def _words(outcome: Outcome | None) -> str:
 
 def _held_out(job: SweptJob) -> str:
     """What the last evaluation has measured, as far as the job's folder knows."""
+    from trainers.reports.series import GUESSED
     from trainers.run.metrics import FILE_NAME, read
 
-    last: dict[str, float] = {}
+    last: dict[str, float | None] = {}
     for row in read(Path(job.config.run.dir) / FILE_NAME):
-        last |= {name: value for name, value in row.items() if name.startswith("eval/")}
-    return "  ".join(f"{name} {value:.4g}" for name, value in last.items() if value is not None)
+        last |= row
+    loss = last.get("eval/loss")
+    right = next((last[name] for name in GUESSED if last.get(name) is not None), None)
+    words = [f"loss {loss:.4f}"] if loss is not None else []
+    return ", ".join(words + ([f"{right:.2%} guessed right"] if right is not None else []))

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from launch.problems import problems_of_launch
+from launch.spec import LaunchConfig
 from trainers.config import Config, DataConfig, MixSource, OptimizerConfig
 from trainers.deepspeed_keys import problems_of_block
 from trainers.limits import INF, LIMITS, out_of_limits
 from trainers.objective_keys import problems_of_objective
 from trainers.phases import phase_configs, problems_of_phases
+from trainers.redact import redact_text
 from trainers.schedules import warmup_steps
 
 
@@ -28,7 +30,7 @@ def problems_of(
         *_schedule(config),
         *_runtime(config),
         *_logging(config),
-        *([] if planned else [*_data(config, needs_text), *problems_of_launch(config.launch)]),
+        *([] if planned else [*_data(config, needs_text), *_launch(config.launch)]),
         *([] if planned else _mirror(config)),
         *_checkpoint(config),
         *_zero(config),
@@ -96,6 +98,17 @@ def _batch(config: Config, world_size: int) -> Iterator[str]:
         f"batch.global_size={size} is not divisible by {micro_words}{world_size} processes"
         f"{f' = {unit}' if micro else ''}; the nearest valid sizes are {near}"
     )
+
+
+def _launch(launch: LaunchConfig) -> Iterator[str]:
+    yield from problems_of_launch(launch)
+    for word in launch.kubernetes.env:
+        name, _, value = word.partition("=")
+        if not value.startswith("secret:") and redact_text(word) != word:
+            yield (
+                f"launch.kubernetes.env: {name} has a secret as its value, which would stand in a "
+                "file: NAME=secret:SECRET/KEY names one that the cluster keeps"
+            )
 
 
 def _kernel(config: Config) -> Iterator[str]:

@@ -126,7 +126,9 @@ def run_id(folder: Path) -> str:
         if re.fullmatch(r"[A-Za-z0-9_\-]{1,64}", kept):
             return kept
         logger.warning("%s is not a W&B id: a new one is made", path)
-    made = secrets.token_hex(4)
+    # An agent of a sweep has made the run already, and W&B takes no other id then.
+    agent = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    made = agent or secrets.token_hex(4)
     durable.write_text(path, made + "\n")
     return made
 
