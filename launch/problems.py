@@ -83,11 +83,11 @@ def _kubernetes(launch: LaunchConfig) -> Iterator[str]:
     if not settings.claim:
         yield "launch.kubernetes.claim is not given: the volume claim where runs and data lie"
     for word in settings.env:
+        value = word.partition("=")[2]
         if not _VARIABLE.fullmatch(word):
             yield f"launch.kubernetes.env: {word!r} must be NAME=value or NAME=secret:SECRET/KEY"
-        elif (value := word.partition("=")[2]).startswith("secret:"):
-            if not _SECRET.fullmatch(value):
-                yield f"launch.kubernetes.env: {word!r} names no key: NAME=secret:SECRET/KEY"
+        elif value.startswith("secret:") and not _SECRET.fullmatch(value):
+            yield f"launch.kubernetes.env: {word!r} names no key: NAME=secret:SECRET/KEY"
     for key in ("memory", "shared_memory"):
         size = getattr(settings, key)
         if size is not None and not _QUANTITY.fullmatch(size):

@@ -1,4 +1,4 @@
-"""The PyTorchJob: held against the schema of the operator, and what the operator would make of it."""
+"""The PyTorchJob: held against the operator's schema, and what the operator would make of it."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What starts a run is text: run under a shell with stand-ins, it says the words that were typed."""
+"""What starts a run is text: under a shell with stand-ins it says the words that were typed."""
 
 import json
 import os
