@@ -16,11 +16,12 @@ ENV PATH=/opt/came/bin:$PATH \
 RUN python3 -m venv /opt/came
 WORKDIR /opt/came/src
 
-# What changes seldom comes first: gigabytes of torch, then the other dependencies (no package is
-# here yet, so nothing else is installed), then what changes with every commit.
+# What changes seldom comes first: gigabytes of torch, then the other dependencies (for which only the
+# version is read from came), then what changes with every commit.
 COPY constraints.txt ./
 RUN pip install -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
+COPY came/__init__.py came/
 RUN pip install -c constraints.txt '.[train,triton]'
 COPY came came
 COPY configs configs
