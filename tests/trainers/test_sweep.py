@@ -187,6 +187,31 @@ sys.exit({code if name != "SIGUSR1" else 0})
     assert out.endswith("stopped; the same command goes on\n")
 
 
+def test_a_cluster_gets_all_jobs_and_the_code_of_the_first_it_refuses(tmp_path):
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(
+        '#!/bin/bash\ngrep -o "run.dir=.*[0-9]" "$1"\n[[ "$1" != *=0/* ]] || exit 4\n'
+    )
+    sbatch.chmod(0o755)
+    words = ["launch=slurm", "launch.gpus_per_node=2", "run.seed=0,1", f"run.dir={tmp_path}/runs"]
+    words += ["launch.submit=true"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainers.pretrain", "-m", *words],
+        cwd=REPOSITORY,
+        env=os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    code, out, err = finish(process)
+    assert (code, err) == (4, "")
+    assert out.splitlines() == [
+        *("# job 1 of 2: run.seed=0", f"run.dir={tmp_path}/runs/run.seed=0"),
+        *("# job 2 of 2: run.seed=1", f"run.dir={tmp_path}/runs/run.seed=1"),
+    ]
+    assert len(list((tmp_path / "runs").glob("run.seed=*/launch/job.sbatch"))) == 2
+
+
 def test_without_multirun_several_values_name_it():
     done = subprocess.run(
         [sys.executable, "-m", "trainers.pretrain", "optimizer=came,adamw", "run.seed=0,1"],
