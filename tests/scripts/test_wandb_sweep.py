@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+from wandb.sdk.lib import config_util
 
 from tests.trainers.data.corpus import write_text
 from trainers.compose import compose
@@ -77,10 +78,15 @@ def test_the_command_trains_as_the_run_that_the_agent_has_made(tmp_path: Path) -
     short = {"train.steps": 1, "data": "text", "data.path": str(text), "eval.samples": 16}
     short |= {"data.vocab_size": 300, "data.cache_dir": str(tmp_path), "launch.processes": 1}
     agent = {"WANDB_SWEEP_ID": "sweep123", "WANDB_RUN_ID": "run45678", "WANDB_PROJECT": "came"}
+    # What the agent has chosen reaches W&B by a file as well.
+    chosen = FIRST | short | {"logging.mode": "offline"}
+    agent["WANDB_SWEEP_PARAM_PATH"] = str(tmp_path / "chosen.yaml")
+    told = {name: {"value": value} for name, value in chosen.items()}
+    config_util.save_config_file_from_dict(agent["WANDB_SWEEP_PARAM_PATH"], told)
     kept = {name: value for name, value in os.environ.items() if "WANDB" not in name}
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        command_of(FIRST | short | {"logging.mode": "offline"}),
+        command_of(chosen),
         cwd=tmp_path,
         env=kept | agent | {"PATH": programs, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
