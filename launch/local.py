@@ -82,7 +82,7 @@ class Ranks:
             self._wait(patience)
         else:
             # Who says that a peer is lost has waited for it, and so have the others.
-            self._wait(grace / 2 if code == PEER_LOST else grace)
+            self._wait(grace / 4 if code == PEER_LOST else grace)
         for rank, process in enumerate(self.processes):
             if rank not in self.ended:
                 self.told.add(rank)
