@@ -1,33 +1,18 @@
 """Every command and every line of Python in the README does what the README says."""
 
-import os
-import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from tests.commands import REPOSITORY, SHORT, blocks, commands, run_here
 from tests.ranks import run_ranks
 from tests.trainers.data.corpus import write_text
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    shlex.split(line.split("  #")[0])
-    for language, block in BLOCKS
-    if language == "bash"
-    for line in block.splitlines()
-    if line.strip() and not line.startswith("#")
-]
-SNIPPETS = [block for language, block in BLOCKS if language == "python"]
-
-# The same command in seconds: fewer steps, less text, a folder that is thrown away.
-SHORT = ("train.steps=2", "data=text", "data.vocab_size=300", "eval.samples=16")
+COMMANDS = commands(README)
+SNIPPETS = blocks(README, "python")
 CHECKED_BY_CI = (["make", "test"],)
 
 
@@ -50,20 +35,6 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def short_words(text: Path, run_dir: Path) -> list[str]:
     return [*SHORT, f"data.path={text}", f"data.cache_dir={text.parent}", f"run.dir={run_dir}"]
-
-
-def run_here(command: list[str]) -> None:
-    """With the programs of this environment first in the path."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env=os.environ | {"PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
