@@ -15,6 +15,7 @@ from trainers.compose import compose
 from trainers.finetuning.settings import compose_finetune
 from trainers.flags import FLAGS
 from trainers.prepare import long_words
+from trainers.sweep import read_sweep
 
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
 LINKING = [*PAGES, *REPOSITORY.glob("*.md"), *(REPOSITORY / "scripts").rglob("*.md")]
@@ -106,8 +107,6 @@ def test_the_words_are_taken(program: str, words: tuple[str, ...]) -> None:
     assert options <= set(FLAGS[program])
     settings = [word for word in words if word not in options]
     if "--multirun" in options:
-        from trainers.sweep import read_sweep
-
         assert len(read_sweep(settings).jobs) > 1
     elif settings:
         READ[program](settings)

@@ -36,6 +36,7 @@ NOT_HERE = {
 STANDS_FOR = {"make quickstart": "came-train experiment=quickstart"}
 # What a page takes from an earlier one.
 BEFORE = {
+    "follow.md": ["came-train experiment=quickstart"],
     "finetuning.md": [
         "came-train experiment=quickstart",
         "came-export runs/quickstart exported/",
