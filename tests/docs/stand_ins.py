@@ -37,7 +37,9 @@ def make_files(folder: Path) -> None:
     alphabet = [*"abcdefghijklmnopqrstuvwxyz."]
     alphabet += [f"##{letter}" for letter in alphabet]
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys([*special, *alphabet, *WORDS])) + "\n")
+    (folder / "vocab.txt").write_text(
+        "\n".join(dict.fromkeys([*special, *alphabet, *WORDS])) + "\n"
+    )
     for task in ("SST-2", "MRPC"):
         (folder / task).mkdir()
     pairs = [(text.split(".")[0], number % 2) for number, text in enumerate(texts[:48])]

@@ -81,8 +81,8 @@ class Reader:
             return
         if words[0] == "came-train" and "launch.submit=true" in words:
             self._do(words)
-            # What the queue would run, when it is its turn.
-            self._do(short([w for w in words if not w.startswith(("launch.", "launch="))]))
+            if "--multirun" not in words:  # what the queue would run, when it is its turn
+                self._do(short([w for w in words if not w.startswith(("launch.", "launch="))]))
         elif "launch=torchrun" in words:
             self._two_machines(short(words))
         else:
@@ -119,6 +119,8 @@ def short(words: list[str]) -> list[str]:
     given = dict(word.partition("=")[::2] for word in words)
     if given.get("launch") in ("slurm", "kubernetes"):  # printed, which takes no time
         return words
+    if "--multirun" in words:
+        words = two_jobs(words)
     more = [] if "data" in given else [*TEXT]
     more += [] if "data.vocab_size" in given else ["data.vocab_size=300"]
     if words[0] == "came-prepare":
@@ -130,6 +132,15 @@ def short(words: list[str]) -> list[str]:
     if not given.get("experiment", "quickstart").startswith("quickstart"):
         more += SMALL
     return [*words, *more]
+
+
+def two_jobs(words: list[str]) -> list[str]:
+    """Of a sweep two values of the first key that has several, and one of the others."""
+    swept = [word for word in words if "," in word and "[" not in word]
+    for number, word in enumerate(swept):
+        values = word.split(",")
+        words = [",".join(values[: 1 if number else 2]) if w == word else w for w in words]
+    return words
 
 
 def free_port() -> int:
