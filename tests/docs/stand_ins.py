@@ -12,7 +12,6 @@ import pyarrow.parquet
 from tests.trainers.data.corpus import WORDS, random_sentence, write_text
 
 NUM_DOCUMENTS = 200
-# Sizes that are read from a folder of transformers; no weights: nobody trains it.
 MODEL = {
     "model_type": "bert",
     "num_hidden_layers": 2,
@@ -50,8 +49,12 @@ def make_files(folder: Path) -> None:
         head = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"
         _write_table(folder / "MRPC" / f"{part}.tsv", head, rows)
         (folder / f"{part}-v1.1.json").write_text(json.dumps(_questions()))
-    (folder / "my_bert").mkdir()
-    (folder / "my_bert" / "config.json").write_text(json.dumps(MODEL))
+
+
+def make_model(folder: Path) -> None:
+    """A folder of transformers, for who asks for its sizes alone; the pages make it themselves."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(MODEL))
 
 
 def make_programs(folder: Path) -> None:

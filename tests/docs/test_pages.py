@@ -11,9 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from tests.commands import REPOSITORY, commands, environment, run_here
+from came import bind, telemetry
+from tests.commands import REPOSITORY, blocks, commands, environment, run_here, two_jobs
 from tests.docs.stand_ins import make_files, make_programs
+from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.docs
 
@@ -57,6 +61,23 @@ def test_a_page_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     before = [shlex.split(line) for line in BEFORE.get(page.name, ())]
     for words in [*before, *commands(page.read_text(encoding="utf-8"))]:
         reader.run(words)
+
+
+def sharded_by_rows(snippet: str) -> None:
+    """Two ranks do what the page does, with a model that is theirs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 7), nn.LayerNorm(7), nn.Linear(7, 3))
+    names = {"model": model, "batch": torch.ones(4, 6)}
+    exec(snippet, names)
+    rules = {row.shape: row.rule for row in bind(names["optimizer"]).rows}
+    assert rules == {(7, 6): "factored", (7,): "vector", (3, 7): "factored", (3,): "vector"}
+    (group,) = telemetry(names["optimizer"])
+    assert group.confidence_spread > 0 and group.nonfinite == ()
+
+
+def test_the_snippet_that_asks_whether_it_is_still_came() -> None:
+    (snippet,) = blocks((REPOSITORY / "docs" / "howto.md").read_text("utf-8"), "python")
+    run_ranks(sharded_by_rows, 2, snippet)
 
 
 class Reader:
@@ -127,20 +148,13 @@ def short(words: list[str]) -> list[str]:
         return [*words, *more]
     steps = int(given.get("train.steps", 0)) // 10  # some go on where others have stopped
     more += [f"train.steps={min(max(steps, 2), 4)}", "eval.samples=16"]
+    if given.get("logging") == "wandb":  # whoever tests may have an account
+        more += ["logging.mode=offline"]
     if "launch.deepspeed.hosts" in given:
         more += ["launch.dry_run=true"]
     if not given.get("experiment", "quickstart").startswith("quickstart"):
         more += SMALL
     return [*words, *more]
-
-
-def two_jobs(words: list[str]) -> list[str]:
-    """Of a sweep two values of the first key that has several, and one of the others."""
-    swept = [word for word in words if "," in word and "[" not in word]
-    for number, word in enumerate(swept):
-        values = word.split(",")
-        words = [",".join(values[: 1 if number else 2]) if w == word else w for w in words]
-    return words
 
 
 def free_port() -> int:
