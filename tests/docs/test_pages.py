@@ -5,8 +5,8 @@ queue) has a stand-in.  What cannot run here is in `NOT_HERE`, with the reason.
 """
 
 import shlex
-import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from torch import nn
 from came import bind, telemetry
 from tests.commands import REPOSITORY, blocks, commands, environment, run_here, two_jobs
 from tests.docs.stand_ins import make_files, make_programs
+from tests.faults.test_all import free_port
+from tests.faults.test_nodes import answers
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.docs
@@ -88,7 +90,6 @@ class Reader:
         self.folder.mkdir()
         make_files(self.folder)
         make_programs(place / "bin")
-        # The kernels that are compiled once for a machine stay where they are.
         self.environ = environment(OMP_NUM_THREADS="1")
         self.environ["PATH"] = f"{place / 'bin'}:{self.environ['PATH']}"
         (self.folder / "scripts").symlink_to(REPOSITORY / "scripts")
@@ -114,11 +115,17 @@ class Reader:
         print(run_here(words, self.folder, self.environ, seconds=600))
 
     def _two_machines(self, words: list[str]) -> None:
-        meet = f"launch.torchrun.rendezvous=127.0.0.1:{free_port()}"
+        port = free_port()
+        meet = f"launch.torchrun.rendezvous=127.0.0.1:{port}"
         words = [*words, meet, "launch.processes=1"]
         print(f"$ {shlex.join(words)}, twice", flush=True)
-        machines = [subprocess.Popen(words, cwd=self.folder, env=self.environ) for _ in range(2)]
+        machines = []
         try:
+            for _ in range(2):
+                machines.append(subprocess.Popen(words, cwd=self.folder, env=self.environ))
+                while not answers(port):  # the first is where they meet
+                    assert machines[0].poll() is None
+                    time.sleep(0.05)
             assert [machine.wait(300) for machine in machines] == [0, 0]
         finally:
             for machine in machines:
@@ -142,7 +149,7 @@ def short(words: list[str]) -> list[str]:
         return words
     if "--multirun" in words:
         words = two_jobs(words)
-    more = [] if "data" in given else [*TEXT]
+    more = ["data.cache_dir=cache/", *(() if "data" in given else TEXT)]
     more += [] if "data.vocab_size" in given else ["data.vocab_size=300"]
     if words[0] == "came-prepare":
         return [*words, *more]
@@ -155,9 +162,3 @@ def short(words: list[str]) -> list[str]:
     if not given.get("experiment", "quickstart").startswith("quickstart"):
         more += SMALL
     return [*words, *more]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
