@@ -39,7 +39,7 @@ NOT_HERE = {
     "data=hub": "the hub cannot be reached; tests/trainers/data/test_hub.py has a stand-in for it",
     "launch=kubernetes launch.submit=true": "there is no cluster for kubectl",
 }
-STANDS_FOR = {"make quickstart": "came-train experiment=quickstart"}
+STANDS_FOR = {"make quickstart": "came-train experiment=quickstart", "/data/text": "text/"}
 # What a page takes from an earlier one.
 BEFORE = {
     "follow.md": ["came-train experiment=quickstart"],
@@ -97,7 +97,9 @@ class Reader:
     def run(self, words: list[str]) -> None:
         """A command of a page, made short; nothing if it cannot run here."""
         line = shlex.join(words)
-        words = shlex.split(STANDS_FOR.get(line, line))
+        for what, here in STANDS_FOR.items():
+            line = line.replace(what, here)
+        words = shlex.split(line)
         if reason := why_not(words):
             print(f"not here: {line}: {reason}")
             return
