@@ -3,7 +3,8 @@
 # make test-gpu     the tests that need a GPU; without one they say so
 # make test-faults  runs that are killed, stopped, starved: nine minutes
 # make test-slurm   a real SLURM on this machine, its daemons started here (Debian: slurm-wlm munge)
-# make test-docs    every command of the pages in docs/, on small texts: NN minutes
+# make test-docs    every command of the pages in docs/, on small texts: many minutes
+# make test-slow    what make test has once, for more optimizers and stages
 # make check        lint and types alone
 # make bench        optimizers side by side on BERT-Large's parameters, 12 GB of memory
 # make reproduce-cpu   the paper's comparisons, small: hours on two cores, goes on when started again
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-gpu test-faults test-slurm test-docs check format bench reproduce-cpu reproduce-gpu clean
+.PHONY: quickstart test test-gpu test-faults test-slurm test-docs test-slow check format bench reproduce-cpu reproduce-gpu clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/came-train experiment=quickstart $(ARGS)
@@ -32,6 +33,9 @@ test-faults: $(INSTALLED)
 
 test-slurm: $(INSTALLED)
 	$(BIN)/pytest -q tests/slurm -m "" -rs $(ARGS)
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -q -m slow $(ARGS)
 
 test-docs: $(INSTALLED)
 	$(BIN)/pytest -q tests/docs -m "" --durations=0 $(ARGS)

@@ -114,7 +114,7 @@ def run_local(
     """
     shared = _environment(processes, threads)
     ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    return _run(command, ranks, grace, patience)
+    return _outcome(_run(command, ranks, grace, patience))
 
 
 def run_alone(command: Sequence[str], *, patience: float) -> Outcome:
@@ -123,12 +123,17 @@ def run_alone(command: Sequence[str], *, patience: float) -> Outcome:
     It is told of requests to stop, and has `patience` seconds then. As it may have been done at
     that moment, `signum` of the outcome is what says that there was a request.
     """
-    return _run(command, [os.environ | {LAUNCHER: str(os.getpid())}], GRACE, patience)
+    ranks = _run(command, [os.environ | {LAUNCHER: str(os.getpid())}], GRACE, patience)
+    if ranks.received and any(ranks.ended.values()):
+        # Another program's code, as torchrun's 1, does not say that it was told to stop.
+        signum = ranks.received[0]
+        return Outcome(EXIT_CODES[signal.Signals(signum)], signum=signum)
+    return _outcome(ranks)
 
 
 def _run(
     command: Sequence[str], environments: list[dict[str, str]], grace: float, patience: float
-) -> Outcome:
+) -> Ranks:
     with _signals() as received:
         ranks = Ranks(received)
         try:
@@ -140,7 +145,7 @@ def _run(
                 ranks.ask(received[0])
         finally:
             ranks.stop(grace, patience)
-    return _outcome(ranks)
+    return ranks
 
 
 def _outcome(ranks: Ranks) -> Outcome:
@@ -167,7 +172,7 @@ def _environment(processes: int, threads: int) -> dict[str, str]:
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
         "OMP_NUM_THREADS": str(threads) if threads else share,
         "PATH": path,
         LAUNCHER: str(os.getpid()),
@@ -211,7 +216,8 @@ def _kill_group(pid: int, signum: int) -> None:
         os.killpg(pid, signum)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,8 +16,8 @@ _SECRET = re.compile(r"secret:[a-z0-9.\-]+/[A-Za-z0-9._\-]+")
 _QUANTITY = re.compile(r"\d+(\.\d+)?([KMGTPE]i|[kMGTPE])?")
 
 
-def problems_of_launch(launch: LaunchConfig) -> Iterator[str]:
-    """Every reason why a run cannot be started so."""
+def problems_of_launch(launch: LaunchConfig, run_dir: str) -> Iterator[str]:
+    """Every reason why a run in `run_dir` cannot be started so."""
     yield from _sizes(launch)
     yield from {
         "local": _local,
@@ -27,6 +28,21 @@ def problems_of_launch(launch: LaunchConfig) -> Iterator[str]:
     }[launch.name](launch)
     for key, value in asdict(launch).items():
         yield from _lines(f"launch.{key}", value)
+    yield from _folder(launch, run_dir)
+
+
+def _folder(launch: LaunchConfig, run_dir: str) -> Iterator[str]:
+    yield from _lines("run.dir", run_dir)
+    if launch.name == "slurm" and "\\" in run_dir:
+        yield f"run.dir={run_dir}: sbatch reads a backslash as something else"
+    if launch.name == "kubernetes":
+        mount = launch.kubernetes.mount
+        place = posixpath.normpath(posixpath.join(mount, run_dir))
+        if run_dir.startswith("~") or not place.startswith(f"{posixpath.normpath(mount)}/"):
+            yield (
+                f"run.dir={run_dir} is not below launch.kubernetes.mount={mount}, the volume: it "
+                "would be gone with its pod"
+            )
 
 
 def _sizes(launch: LaunchConfig) -> Iterator[str]:
@@ -36,7 +52,7 @@ def _sizes(launch: LaunchConfig) -> Iterator[str]:
             f"launch.processes={processes} and launch.gpus_per_node={gpus} differ: every GPU has "
             "one process, give one of both"
         )
-    if launch.torchrun.min_nodes > launch.nodes:
+    if launch.torchrun.min_nodes > max(launch.nodes, 0):
         yield f"launch.torchrun.min_nodes={launch.torchrun.min_nodes} is more than launch.nodes"
 
 
@@ -66,6 +82,8 @@ def _deepspeed(launch: LaunchConfig) -> Iterator[str]:
             f"launch.nodes={launch.nodes}, but launch.deepspeed.hosts names {len(hosts)}: name "
             "all machines, as [node0,node1]"
         )
+    if len(set(hosts)) < len(hosts):
+        yield f"launch.deepspeed.hosts={list(hosts)} names a machine twice"
 
 
 def _slurm(launch: LaunchConfig) -> Iterator[str]:

@@ -62,7 +62,7 @@ def render(job: Job) -> Start:
 
 def script(job: Job) -> str:
     """The text of the batch script."""
-    slurm, logs = job.launch.slurm, shlex.quote(f"{job.folder}/launch")
+    slurm, logs = job.launch.slurm, shlex.quote(_logs(job))
     meet = ["--nnodes", str(job.launch.nodes), *torchrun.rendezvous("HEAD", "ID")]
     threads = str(job.threads) if job.threads else "$((cores > 0 ? cores : 1))"
     words = " ".join(map(_word, torchrun.command(job, meet)))
@@ -94,12 +94,17 @@ def _options(job: Job) -> list[str]:
         "--ntasks-per-node=1",
         f"--cpus-per-task={slurm.cpus_per_node}" if slurm.cpus_per_node else "--exclusive",
         *(f"--{name}={value}" for name, value in given.items() if value is not None),
-        f"--output={job.folder}/launch/%j.log",
+        f"--output={_logs(job)}/%j.log",
         "--open-mode=append",
         "--requeue",
         f"--signal=B:USR1@{slurm.warn_seconds}",
         *slurm.options,
     ]
+
+
+def _logs(job: Job) -> str:
+    """As SLURM reads names of files: %j is the job."""
+    return f"{job.folder}/launch".replace("%", "%%")
 
 
 def _programs() -> str:

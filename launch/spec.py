@@ -101,7 +101,8 @@ class Start:
         words = [*(f"{key}={shlex.quote(value)}" for key, value in self.environ.items())]
         line = " ".join([*words, shlex.join(self.command)])
         for path in self.files:
-            parts.append(f"# mkdir -p {path.rpartition('/')[0]}; this is {path}, started by")
+            folder = shlex.quote(path.rpartition("/")[0])
+            parts.append(f"# mkdir -p {folder}; this is {shlex.quote(path)}, started by")
         if self.files:
             parts.append(f"# {line}")
         else:

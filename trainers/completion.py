@@ -31,9 +31,16 @@ _came() {
         [[ $current == -* ]] && COMPREPLY=($(compgen -W "$flags" -- "$current"))
         [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace
     elif [[ " $paths " == *" $key "* ]]; then
-        COMPREPLY=($(compgen -f -- "${current#*=}"))
+        local typed="${current#*=}" parted
+        mapfile -t COMPREPLY < <(compgen -f -- "$typed")
         compopt -o filenames
-        [[ $COMP_WORDBREAKS == *=* ]] || COMPREPLY=("${COMPREPLY[@]/#/$key=}")
+        parted="${typed%"${typed##*=}"}"  # a path may hold a = too
+        if [[ $COMP_WORDBREAKS != *=* ]]; then
+            COMPREPLY=("${COMPREPLY[@]/#/$key=}")
+        elif [[ -n $parted ]]; then
+            COMPREPLY=("${COMPREPLY[@]#"$parted"}")
+            compopt -o nospace
+        fi
     else
         COMPREPLY=($(compgen -W "$values" -- "$current"))
         # Where = parts words, bash replaces what stands behind it alone.
@@ -54,7 +61,7 @@ _came() {
     elif [[ $current != *=* ]]; then
         compadd -S '' -- ${=words}
     elif [[ " $paths " == *" $key "* ]]; then
-        compset -P '*=' && _files
+        compset -P 1 '*=' && _files
     else
         compadd -- ${(M)${=values}:#$key=*}
     fi

@@ -20,10 +20,10 @@ from textwrap import fill
 
 from launch.local import Outcome, die_with_launcher, run_alone, run_local
 from launch.spec import Job
-from launch.start import QUEUED, hand_over, is_dry, start_of
+from launch.start import QUEUED, hand_over, is_dry, start_of, write_files
 from trainers.compose import CONFIGS, LEAVES, choices, compose
 from trainers.config import Config
-from trainers.errors import ConfigError, RunError
+from trainers.errors import ConfigError, RunError, StorageError
 from trainers.failures import report, report_outcome
 from trainers.faults import parse
 from trainers.flags import FLAGS
@@ -223,10 +223,17 @@ def _start(job: Job) -> int:
     if job.launch.name == "local":
         print(f"{job.processes} times, on this machine: {shlex.join(job.command())}")
         return 0
-    start = start_of(job)
+    try:
+        start = start_of(job)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if is_dry(job):
         print(start.text())
         return 0
+    try:
+        write_files(start)
+    except OSError as error:
+        raise StorageError(f"{error.filename} cannot be written: {error.strerror}") from error
     listener.hand_over()
     try:
         return hand_over(start, queued=job.launch.name in QUEUED)

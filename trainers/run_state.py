@@ -162,7 +162,10 @@ def _rows(folder: Path, notes: list[str]) -> tuple[list[Row], float | None]:
 def _latest(rows: list[Row], name: str) -> float | None:
     found = (row[name] for row in reversed(rows) if name in row)
     value = next(found, None)
-    return float(value) if type(value) in (int, float) else None
+    try:
+        return float(value) if type(value) in (int, float) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
 
 
 def _checkpoint(folder: Path, notes: list[str]) -> tuple[int | None, float | None]:

@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 
 from launch.local import EXIT_CODES, STOPPED, Outcome
-from trainers.compose import compose
+from trainers.compose import LEAVES, compose
 from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.typed import message, problems_in
@@ -33,6 +33,8 @@ FOLDER = "run.dir"
 _OF_ALL = ("launch", "launch.dry_run", "launch.submit")
 SEVERAL_EXPERIMENTS = "runs/sweep"
 LONGEST_NAME = 150  # bytes: a file name may have 255, and a report adds to it
+_FUNCTION = re.compile(r"(choice|range|glob|interval|sort|shuffle)\(")
+_PARTS = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,])+""")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=,+-]+")
 
 
@@ -98,6 +100,10 @@ def _names_of(fixed: list[str], given: list[str]) -> tuple[list[str], list[tuple
         )
     if any(_key(fixed[i]) in _OF_ALL for i in swept):
         raise ConfigError(f"{', '.join(_OF_ALL)} are the same for all jobs of a sweep")
+    keys = Counter(map(_key, fixed))
+    twice = [_key(fixed[i]) for i in swept if keys[_key(fixed[i])] > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]} is given more than once: which of its values would count?")
     repeated = [fixed[i] for i in swept if max(Counter(options[i]).values()) > 1]
     if repeated:
         raise ConfigError(f"'{repeated[0]}' has the same value twice: two jobs with one name")
@@ -115,6 +121,11 @@ def _values(word: str) -> list[str] | None:
 
     What Hydra's grammar does not know, as a path with a bracket, is one value and judged later.
     """
+    key, _, text = word.partition("=")
+    if LEAVES.get(_key(word)) in (str, str | None) and not _FUNCTION.match(text):
+        # Text is taken as it was typed, between commas that stand in no quotes.
+        parts = _PARTS.findall(text)
+        return [f"{key}={part}" for part in parts] if len(parts) > 1 else None
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException:
@@ -123,7 +134,10 @@ def _values(word: str) -> list[str] | None:
         return None
     if override.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
         raise ConfigError(f"'{word}': write all values, as a,b or choice(a,b) or range(0,3)")
-    return [f"{_key(word)}={value}" for value in override.sweep_string_iterator()]
+    values = [f"{_key(word)}={value}" for value in override.sweep_string_iterator()]
+    if not values:
+        raise ConfigError(f"'{word}' has no value")
+    return values
 
 
 def _name(swept: Iterable[str]) -> str:

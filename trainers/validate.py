@@ -30,7 +30,7 @@ def problems_of(
         *_schedule(config),
         *_runtime(config),
         *_logging(config),
-        *([] if planned else [*_data(config, needs_text), *_launch(config.launch)]),
+        *([] if planned else [*_data(config, needs_text), *_launch(config.launch, config.run.dir)]),
         *([] if planned else _mirror(config)),
         *_checkpoint(config),
         *_zero(config),
@@ -100,8 +100,8 @@ def _batch(config: Config, world_size: int) -> Iterator[str]:
     )
 
 
-def _launch(launch: LaunchConfig) -> Iterator[str]:
-    yield from problems_of_launch(launch)
+def _launch(launch: LaunchConfig, run_dir: str) -> Iterator[str]:
+    yield from problems_of_launch(launch, run_dir)
     for word in launch.kubernetes.env:
         name, _, value = word.partition("=")
         if not value.startswith("secret:") and redact_text(word) != word:

@@ -34,6 +34,7 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.faults
 def test_two_machines_are_one_run(corpus: Path, tmp_path: Path, unbroken: Path) -> None:
     """The same words on both; the losses of two processes on one machine, bit for bit."""
     run_dir = tmp_path / "run"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.local import Outcome, run_local
+from launch.local import Outcome, run_alone, run_local
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEAD = "import os, sys, time, signal, pathlib; rank = int(os.environ['RANK'])\n"
@@ -237,3 +237,18 @@ def test_a_launcher_killed_with_9_leaves_no_ranks(tmp_path):
     with launcher(tmp_path, "READYtime.sleep(60)") as (process, pids):
         process.kill()
         assert wait_for(lambda: not any(exists(pid) for pid in pids))
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_another_launcher_that_was_told_to_stop_has_been_stopped(code: int) -> None:
+    """torchrun ends with 1 whatever it was told."""
+    child = f"""
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(30)
+"""
+    outcome = run_alone([sys.executable, "-c", child], patience=10)
+    assert (outcome.exit_code, outcome.signum) == (75 if code else 0, signal.SIGTERM)
+    assert outcome.rank is None

@@ -8,6 +8,7 @@ from trainers.compose import compose
 from trainers.errors import ConfigError
 
 SIZE = {"gpus_per_node": 2}
+RUN_DIR = "runs/a run"
 POD = {**SIZE, "kubernetes__image": "came:1", "kubernetes__claim": "runs"}
 
 
@@ -25,7 +26,7 @@ POD = {**SIZE, "kubernetes__image": "came:1", "kubernetes__claim": "runs"}
     ],
 )
 def test_nothing_is_wrong_with(name, changes):
-    assert list(problems_of_launch(launch_of(name, **changes))) == []
+    assert list(problems_of_launch(launch_of(name, **changes), RUN_DIR)) == []
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,7 @@ def test_nothing_is_wrong_with(name, changes):
         ("torchrun", {"torchrun__rendezvous": "node0:1; rm -r ."}, "must be HOST:PORT"),
         ("deepspeed", {"nodes": 2}, "names 0: name all machines"),
         ("deepspeed", {"nodes": 1, "deepspeed__hosts": ("a", "b")}, "names 2"),
+        ("deepspeed", {"nodes": 2, "deepspeed__hosts": ("a", "a")}, "names a machine twice"),
         ("slurm", {}, "launch=slurm needs launch.gpus_per_node=8"),
         ("slurm", {**SIZE, "slurm__time": "a day"}, "must be [days-]hours:minutes:seconds"),
         ("slurm", {**SIZE, "slurm__partition": "a\nrm -r ."}, "must be one line"),
@@ -54,12 +56,33 @@ def test_nothing_is_wrong_with(name, changes):
     ],
 )
 def test_one_thing_is_wrong_and_is_told(name, changes, said):
-    (problem,) = problems_of_launch(launch_of(name, **changes))
+    (problem,) = problems_of_launch(launch_of(name, **changes), RUN_DIR)
     assert said in problem
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "run_dir", "said"),
+    [
+        ("slurm", SIZE, "runs/a\ntouch b", "must be one line"),
+        ("slurm", SIZE, "runs\\a", "a backslash"),
+        ("kubernetes", POD, "/home/me/runs/a", "is not below launch.kubernetes.mount=/workspace"),
+        ("kubernetes", POD, "~/runs", "is not below"),
+        ("kubernetes", POD, "../a", "is not below"),
+        ("kubernetes", POD, "/workspacerun/a", "is not below"),
+    ],
+)
+def test_a_folder_that_would_be_lost_is_refused(name, changes, run_dir, said):
+    (problem,) = problems_of_launch(launch_of(name, **changes), run_dir)
+    assert said in problem
+
+
+def test_a_folder_in_the_volume_is_taken():
+    assert list(problems_of_launch(launch_of("kubernetes", **POD), "/workspace/runs/a")) == []
+
+
 def test_all_is_told_at_once():
-    said = " ".join(problems_of_launch(launch_of("kubernetes", processes=1, gpus_per_node=2)))
+    launch = launch_of("kubernetes", processes=1, gpus_per_node=2)
+    said = " ".join(problems_of_launch(launch, RUN_DIR))
     assert all(words in said for words in ("differ", "image", "claim"))
 
 

@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from launch.start import start_of
+from launch.local import LAUNCHER
+from launch.spec import Start
+from launch.start import hand_over, start_of
 from tests.launch.jobs import AWKWARD, in_folder, job_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -96,9 +99,31 @@ def test_a_machine_that_fails_its_check_trains_nothing(programs: Path, tmp_path:
 
 
 def test_machines_of_the_deepspeed_launcher_are_in_a_file() -> None:
-    start = start_of(job_of("deepspeed", nodes=2, deepspeed__hosts=("a", "b")))
+    job = replace(
+        job_of("deepspeed", nodes=2, deepspeed__hosts=("a", "b")), words=("zero.stage=1",)
+    )
+    start = start_of(job)
     assert start.files == {"runs/quick/launch/hostfile": "a slots=2\nb slots=2\n"}
     assert start.command[:3] == ("deepspeed", "--hostfile", "runs/quick/launch/hostfile")
+
+
+@pytest.mark.parametrize("word", ["run.dir=$(touch a)", "train.phases=[{share:0.9},{share:0.1}]"])
+def test_what_a_remote_shell_would_change_is_refused(word: str) -> None:
+    job = job_of("deepspeed", nodes=2, deepspeed__hosts=("a", "b"))
+    with pytest.raises(ValueError, match="the shells of a, b"):
+        start_of(replace(job, words=(word,)))
+
+
+def test_signs_that_slurm_reads_in_names_of_files_are_written_twice() -> None:
+    text = start_of(in_folder(job_of("slurm", **LAUNCHERS["slurm"]), "runs/50%j")).text()
+    assert "#SBATCH --output=runs/50%%j/launch/%j.log" in text
+    assert "--output=runs/50%%j/launch/%j-%N.log" in text
+
+
+def test_who_is_started_by_a_sweep_is_not_its_child(monkeypatch) -> None:
+    """A rank would end itself whose parent is not the launcher that the environment names."""
+    monkeypatch.setenv(LAUNCHER, "1")
+    assert hand_over(Start(("bash", "-c", f'[ -z "${{{LAUNCHER}:-}}" ]')), queued=True) == 0
 
 
 def test_the_same_job_in_another_folder_has_files_of_its_own() -> None:

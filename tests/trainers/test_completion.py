@@ -72,6 +72,9 @@ def test_bash_offers_folders_where_a_key_is_a_path(bash: Path, tmp_path: Path) -
     (tmp_path / "runs" / "two").mkdir()
     assert offered(bash, "came-train run.dir=runs/", tmp_path) == ["runs/one", "runs/two"]
     assert offered(bash, "came-train eval.samples=runs/", tmp_path) == []
+    (tmp_path / "s" / "lr=1,seed=0").mkdir(parents=True)  # as a sweep names it
+    # Bash replaces what stands behind the last = alone.
+    assert offered(bash, "came-train run.dir=s/lr=1", tmp_path) == ["1,seed=0"]
 
 
 def test_a_tab_starts_no_python_and_takes_no_time(bash: Path) -> None:

@@ -235,3 +235,30 @@ def test_a_rank_starts_no_sweep():
         timeout=60,
     )
     assert done.returncode == 2 and "--multirun starts the ranks" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("data.path=my texts/a,my texts/b", ["my texts/a", "my texts/b"]),
+        ("data.path=1_000,2e3", ["1_000", "2e3"]),
+        (r"data.path=C:\x,it's", [r"C:\x", "it's"]),
+        ("data.path='a, b',c", ["a, b", "c"]),
+    ],
+)
+def test_text_is_taken_as_it_was_typed(word: str, values: list[str]) -> None:
+    jobs = read_sweep(["experiment=quickstart", "data=text", word]).jobs
+    assert [job.config.data.path for job in jobs] == values
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optimizer.lr=1e-4,2e-4", "optimizer.lr=3e-4"], "optimizer.lr is given more than once"),
+        (["optimizer.lr=1e-4", "+optimizer.lr=2e-4,3e-4"], "optimizer.lr is given more than once"),
+        (["run.seed=range(0,0)"], "has no value"),
+    ],
+)
+def test_jobs_that_would_be_called_what_they_are_not(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_sweep(["experiment=quickstart", *words])

@@ -50,6 +50,8 @@ def read(run_dir: Path) -> dict[str, Any]:
         return {}
     if not isinstance(found, dict) or not isinstance(found.get("reason"), str):
         return {}
+    if type(found.get("exit_code")) is not int:
+        return {}
     return found | {"is_last": found.get("start") == read_owner(run_dir).get("start")}
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,13 +92,18 @@ def test_what_is_learned_does_not_depend_on_how_it_is_sharded(corpus: Path, tmp_
     assert rules["model.cls.predictions.bias"] == "vector"
 
 
+def slow(values: Any) -> Any:
+    """The same once more for others: minutes that `make test-slow` has."""
+    return pytest.param(values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        ("zero.stage=1", "batch.micro_size=6", "model.dropout=0.1"),
+        slow(("zero.stage=1", "batch.micro_size=6", "model.dropout=0.1")),
         ("zero.stage=3", "runtime.dtype=bfloat16"),
         ("zero.stage=1", "runtime.dtype=bfloat16", "batch.micro_size=4"),
-        ("zero.stage=2", "optimizer=adamw"),
+        slow(("zero.stage=2", "optimizer=adamw")),
     ],
     ids=["zero1-dropout", "zero3-bf16", "zero1-bf16", "zero2-adamw"],
 )
@@ -146,7 +152,7 @@ def test_phases_and_a_growing_batch(corpus: Path, tmp_path: Path) -> None:
     assert all(0 <= row["train/data_wait"] <= 1 for row in rows)
 
 
-@pytest.mark.parametrize("optimizer", ["came", "adafactor", "lamb", "sm3"])
+@pytest.mark.parametrize("optimizer", ["came", slow("adafactor"), slow("lamb"), slow("sm3")])
 def test_a_run_goes_on_in_another_world(corpus: Path, tmp_path: Path, optimizer: str) -> None:
     words = (f"optimizer={optimizer}", "train.steps=4", "checkpoint.every=2")
     train(corpus, tmp_path / "alone", "launch.processes=1", *words)
