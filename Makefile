@@ -3,7 +3,7 @@
 # make test-gpu     the tests that need a GPU; without one they say so
 # make test-faults  runs that are killed, stopped, starved: nine minutes
 # make test-slurm   a real SLURM on this machine, its daemons started here (Debian: slurm-wlm munge)
-# make test-docs    every command of the pages in docs/, on small texts: NN minutes
+# make test-docs    every command of the pages in docs/, on small texts: some ten minutes
 # make check        lint and types alone
 # make bench        optimizers side by side on BERT-Large's parameters, 12 GB of memory
 # make reproduce-cpu   the paper's comparisons, small: hours on two cores, goes on when started again
