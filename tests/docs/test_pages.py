@@ -56,7 +56,7 @@ SMALL = (
 FINE = ("seeds=1", "epochs=1", "max_length=32", "stride=8", "threads=1")
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     reader = Reader(tmp_path)
@@ -114,7 +114,7 @@ class Reader:
 
     def _do(self, words: Sequence[str]) -> None:
         print(f"$ {shlex.join(words)}", flush=True)
-        print(run_here(words, self.folder, self.environ, seconds=600))
+        print(run_here(words, self.folder, self.environ, seconds=1200))
 
     def _two_machines(self, words: list[str]) -> None:
         port = free_port()
@@ -128,7 +128,7 @@ class Reader:
                 while not answers(port):  # the first is where they meet
                     assert machines[0].poll() is None
                     time.sleep(0.05)
-            assert [machine.wait(300) for machine in machines] == [0, 0]
+            assert [machine.wait(600) for machine in machines] == [0, 0]
         finally:
             for machine in machines:
                 machine.kill()
