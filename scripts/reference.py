@@ -37,7 +37,6 @@ Made by `python -m scripts.reference` from the typed configuration and the files
 not edit it. Keys are given as `section.key=value`, choices as `group=name`.
 """
 _TYPES = {int: "whole number", float: "number", bool: "true, false", str: "text"}
-STOPPED = EXIT_CODES[signal.SIGTERM]
 _MANY = 3  # different defaults, beyond which the files are named instead
 
 
@@ -73,7 +72,8 @@ def _exit_codes() -> Iterator[str]:
     own = [kind for kind in kinds if "exit_code" in vars(kind) and kind is not errors.RunError]
     for kind in sorted(own, key=lambda kind: kind.exit_code):
         yield f"| {kind.exit_code} | {_cell(str(inspect.getdoc(kind)))} |"
-    yield from (f"| {STOPPED} | {_cell(str(errors.StoppedError.__doc__))} 130 by Ctrl-C. |", "")
+    yield f"| {EXIT_CODES[signal.SIGINT]} | The same by Ctrl-C. |"
+    yield from ("| 137, 143 | Ended by SIGKILL; by a second signal, with nothing saved. |", "")
 
 
 def _choices() -> Iterator[str]:

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -19,7 +20,14 @@ from transformers.utils.logging import disable_progress_bar
 from trainers.config import Config
 from trainers.data.tokenizer import special_ids
 from trainers.errors import RunError, StorageError
-from trainers.finished import EXPORTED_SETTINGS, Place, read_module, read_settings, read_tokenizer
+from trainers.finished import (
+    EXPORTED_SETTINGS,
+    Place,
+    read_global_size,
+    read_module,
+    read_settings,
+    read_tokenizer,
+)
 from trainers.flags import Parser
 from trainers.model_card import model_card
 from trainers.run.step_folders import step_of
@@ -58,7 +66,8 @@ def _write_card(place: Place, config: Config, file: Path) -> None:
         return
     step = step_of(place.commit)
     assert step is not None, place.commit
-    card = model_card(config, place.folder, step)
+    trained = replace(config, batch=replace(config.batch, global_size=read_global_size(place)))
+    card = model_card(trained, place.folder, step)
     file.write_text(card, encoding="utf-8")
 
 

@@ -82,6 +82,11 @@ def read_shortest(place: Place) -> int | None:
     return min((phase.get("sequence_length") or base for phase in _phases(saved)), default=None)
 
 
+def read_global_size(place: Place) -> int:
+    """Sequences of a step of the run; `read_settings` has those of one process."""
+    return int(_saved(place)["batch"]["global_size"])
+
+
 def _saved(place: Place) -> dict[str, Any]:
     try:
         saved = yaml.safe_load(place.settings.read_text(encoding="utf-8"))

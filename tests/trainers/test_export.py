@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import (
@@ -90,6 +91,8 @@ def test_a_card_tells_what_the_model_is(exported, tmp_path: Path) -> None:
     card = (out / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: ")
     assert "| trained | 3 steps |" in card and "| optimizer | came, learning rate 0.0003" in card
+    size = yaml.safe_load((run / "config.yaml").read_text())["batch"]["global_size"]
+    assert f"| batch | {size} sequences |" in card and size > 4
     assert str(run) not in card  # where it lay is nobody's business
     export(out, tmp_path / "again")
     assert (tmp_path / "again" / "README.md").read_text() == card

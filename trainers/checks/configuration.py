@@ -50,9 +50,12 @@ def _batches(config: Config) -> list[str]:
 def _folder(config: Config) -> str:
     folder = Path(config.run.dir)
     found = committed(folder / "checkpoints")
-    return f"run.dir {folder}: " + (
-        f"resumes from step {step_of(found[0])}" if found else "a new run"
-    )
+    step = step_of(found[0]) if found else None
+    if step is None:
+        return f"run.dir {folder}: a new run"
+    done = step >= config.train.steps
+    words = "is complete, there is nothing to do" if done else f"resumes from step {step}"
+    return f"run.dir {folder}: {words}"
 
 
 def _details(config: Config, plan: RunPlan) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def run(config: Config) -> None:
             if (page := fidelity.markdown(config)) is not None:
                 folder.write(fidelity.FILE_NAME, page)
             if world.rank == 0:
-                tell(device)
+                tell(device, *([f"goes on from step {start}"] if start else []))
             folder.write(LEDGER_FILE, json.dumps(ledger, indent=1) + "\n")
             with Metrics(folder.path, config, world.rank, resume_step=start) as metrics:
                 with saver:
