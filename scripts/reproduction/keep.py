@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from scripts.reproduction.drive import OUTCOME
@@ -20,9 +19,22 @@ def keep(out: Path, kept: Path) -> int:
         target.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             if (outcome.parent / name).is_file():
-                shutil.copyfile(outcome.parent / name, target / name)
+                text = (outcome.parent / name).read_text(encoding="utf-8")
+                (target / name).write_text(_anonymous(name, text), encoding="utf-8")
         _keep_sums(outcome.parent / LEDGER, target / LEDGER)
     return len(outcomes)
+
+
+def _anonymous(name: str, text: str) -> str:
+    """Without what tells of a machine and not of a result."""
+    text = text.replace(str(Path.home()), "~")
+    if name != "provenance.json":
+        return text
+    told = json.loads(text)
+    for start in told.get("starts", []):
+        for key in ("host", "platform"):
+            start.pop(key, None)
+    return json.dumps(told, indent=1) + "\n"
 
 
 def _keep_sums(source: Path, target: Path) -> None:

@@ -133,9 +133,19 @@ def test_what_is_kept_has_no_weights(tmp_path, capsys):
     (folder / "outcome.json").write_text('{"exit_code": 0}')
     (folder / "metrics.jsonl").write_text('{"step": 1, "eval/mlm_accuracy": 0.25}\n')
     (folder / "ledger.json").write_text(json.dumps({"state_bytes": 7, "params": [1, 2]}))
+    (folder / "config.yaml").write_text(f"cache_dir: {Path.home()}/.cache/came\n")
+    starts = [{"host": "a", "platform": "b", "commit": "c"}]
+    (folder / "provenance.json").write_text(json.dumps({"starts": starts}))
     assert reproduce.main(["cpu", "--out", str(out), "--keep", str(kept)]) == 0
+    assert (kept / "bert_small_batch/came/lr+0_seed0/config.yaml").read_text() == (
+        "cache_dir: ~/.cache/came\n"  # nothing that tells of a machine
+    )
+    told = json.loads((kept / "bert_small_batch/came/lr+0_seed0/provenance.json").read_text())
+    assert told == {"starts": [{"commit": "c"}]}
     assert "1 finished runs kept" in capsys.readouterr().out
     names = sorted(path.name for path in kept.rglob("*") if path.is_file())
-    assert names == ["ledger.json", "metrics.jsonl", "outcome.json"]
+    assert names == [
+        *("config.yaml", "ledger.json", "metrics.jsonl", "outcome.json", "provenance.json")
+    ]
     assert reproduce.main(["cpu", "--out", str(kept), "--table"]) == 0
     assert "0.0003: 25.00%" in capsys.readouterr().out
