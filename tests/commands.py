@@ -31,9 +31,9 @@ def _lines(block: str) -> Iterator[str]:
 
 
 def two_jobs(words: list[str]) -> list[str]:
-    """Of a sweep two values of the first key that has several, and one of the others."""
+    """Of a sweep two values of the last key that has several, and one of the others."""
     swept = [word for word in words if "," in word and "[" not in word]
-    for number, word in enumerate(swept):
+    for number, word in enumerate(reversed(swept)):
         values = word.split(",")
         words = [",".join(values[: 1 if number else 2]) if w == word else w for w in words]
     return words
