@@ -36,6 +36,7 @@ trap 'told=1; [ -n "$running" ] && kill -USR1 "$running" 2>/dev/null' USR1
 
 # What would fail after an hour fails now, on the machine where it would.
 "${{on_each[@]}}" {check} || exit
+[ "$told" = 0 ] || {{ scontrol requeue "$SLURM_JOB_ID"; exit; }}
 
 # --output: of each machine; one that is queued again writes on.
 "${{on_each[@]}}" --output={logs}/%j-%N.log --open-mode=append --kill-on-bad-exit=1 \\
