@@ -79,11 +79,18 @@ def state(job: str, environ: dict[str, str]) -> str:
 
 
 def wait_for(job: str, wanted: set[str], environ: dict[str, str], seconds: float) -> str:
-    """The first of the `wanted` states that the job is in; a requeued job does not wait."""
-    limit = time.monotonic() + seconds
+    """The first of the `wanted` states that the job is in.
+
+    SLURM lets a job that was queued again wait two minutes; here it waits five seconds. Less would
+    start it while its first start is still being ended, in the second in which its credential was
+    revoked, and slurmd refuses that ("Job credential revoked").
+    """
+    start = time.monotonic()
+    pending = None
     while (found := state(job, environ)) not in wanted:
-        assert time.monotonic() < limit, f"job {job} is {found} after {seconds} s"
-        if found == "PENDING":  # SLURM lets a job that was queued again wait two minutes
+        assert time.monotonic() < start + seconds, f"job {job} is {found} after {seconds} s"
+        pending = (pending or time.monotonic()) if found == "PENDING" else None
+        if pending and time.monotonic() > pending + 5:
             _out(["scontrol", "update", f"JobId={job}", "StartTime=now"], environ)
         time.sleep(0.5)
     return found
