@@ -50,7 +50,7 @@ class CausalBatches:
         if self._is_masked:
             offset = self._stream.offsets(windows)[:, :-1]
             batch["position_ids"] = np.minimum(offset, np.arange(self._length))
-        return {name: np.ascontiguousarray(array) for name, array in batch.items()}
+        return {name: array.astype(np.int64) for name, array in batch.items()}
 
     def num_labels(self, positions: Ints) -> dict[str, int]:
         """Every token is asked."""

@@ -109,13 +109,13 @@ class MaskedLMBatches:
         row = np.arange(len(spans.first))
         separator = spans.first_size + 1
         length = self._length(spans)
-        source = column + (spans.first - 1)[:, None]
+        input_ids = self._store.windows(spans.first - 1, len(column)).astype(np.int64)
         if self._objective.next_sentence:
             is_second = (column > separator[:, None]) & (column < length[:, None])
-            np.add(column, (spans.second - separator - 1)[:, None], out=source, where=is_second)
+            second = self._store.windows(spans.second - separator - 1, len(column))
+            np.copyto(input_ids, second, where=is_second)
         else:
-            is_second = np.zeros(source.shape, dtype=bool)
-        input_ids = np.take(self._store.tokens, source, mode="clip").astype(np.int64)
+            is_second = np.zeros(input_ids.shape, dtype=bool)
         is_text = column < (length - 1)[:, None]
         is_text[:, 0] = False
         is_text[row, separator] = False

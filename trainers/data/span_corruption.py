@@ -62,7 +62,7 @@ class SpanCorruptionBatches:
         key = hash64(Purpose.SAMPLE, self._seed, epoch, sample)
         start, size = draw_spans(key, self.lengths)
         start = respect_borders(start, size, offset == 0)
-        inputs, targets = corrupt(text, start, size, self._sentinels, self._eos)
+        inputs, targets = corrupt(text.astype(np.int64), start, size, self._sentinels, self._eos)
         return {"input_ids": inputs, "labels": targets}
 
     def num_labels(self, positions: Ints) -> dict[str, int]:

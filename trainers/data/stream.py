@@ -6,6 +6,7 @@ eos a b c d e eos f g eos h i j k eos ...
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainers.data.batches import Ints
 from trainers.data.store import Store
@@ -31,17 +32,19 @@ class DocumentStream:
         begun = document[row] + 1 + nth
         return Windows(first, length, document, begun, row, self._starts[begun] - first[row])
 
-    def tokens(self, windows: "Windows") -> Ints:
+    def tokens(self, windows: "Windows") -> NDArray[np.unsignedinteger]:
         """What stands there: [B, length]."""
-        first, document, place = windows.first, windows.document, (windows.row, windows.column)
+        first, document, length = windows.first, windows.document, windows.length
         # Before a token stand as many eos as documents have begun, its own included.
-        source = np.zeros((len(first), windows.length), dtype=np.int64)
-        source[place] = -1
-        np.cumsum(source, axis=1, out=source)
-        source += np.arange(windows.length)
-        source += (first - document - 1)[:, None]
-        tokens = np.take(self._store.tokens, source, mode="clip").astype(np.int64)
-        tokens[place] = self._eos
+        tokens = self._store.windows(first - document - 1, length)
+        count = np.bincount(windows.row, minlength=len(first))
+        rows = np.flatnonzero(count)
+        if len(rows):  # where documents begin, each moves the rest of the window on by one
+            moved = np.zeros((len(rows), length), dtype=np.int64)
+            moved[np.repeat(np.arange(len(rows)), count[rows]), windows.column] = 1
+            source = np.arange(length) - np.cumsum(moved, axis=1, out=moved)
+            tokens[rows] = np.take_along_axis(tokens[rows], np.maximum(source, 0), axis=1)
+        tokens[windows.row, windows.column] = self._eos
         tokens[first == self._starts[document], 0] = self._eos
         return tokens
 
