@@ -1,19 +1,20 @@
-"""How long a save keeps a step waiting: in the background, and as torch.save does it.
+"""How long a save keeps the training waiting: in the background, and as torch.save does it.
 
     python -m scripts.bench_checkpoint --out runs/bench/checkpoint.json     GPT-2's parameters
     python -m scripts.bench_checkpoint --model bert-large --device cuda     2.7 GB of state
     python -m scripts.bench_checkpoint --table checkpoint.json
 
-One process holds the parameters in float32 and the state of CAME.  All kinds of saves hold the same
-numbers and take turns; what one has left to the disk is on it before the next begins.  On a CPU
-the copy is made by the cores that train, and is most of what can be saved.
+One process trains the model in float32 with CAME, `--tokens` in one row at each step.  In a round a
+save in the background, steps until it is committed, two steps of their own, torch.save; all hold
+the same numbers, and what one has left to the disk is on it before the next begins.  The training
+waits where the save begins and before the next update, until the copy is there.  What copy and
+write take from the cores that train is in the times of the steps beside them.
 """
 
 import argparse
 import json
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -22,21 +23,32 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
 
 from came import CAME
 from came.state import entries
 from scripts.bench.clock import paired, spread
 from scripts.bench.machine import describe_machine
-from scripts.bench.shapes import MODELS, model_shapes
 from trainers.run.writer import Writer
 
 STALL, COMMITTED, TORCH, TORCH_SYNC = (
-    "background: the stall",
+    "background: training waits",
     "background: until committed, beside steps",
     "torch.save",
     "torch.save and fsync",
 )
+BERTS = {
+    "bert-large": (24, 1024, 30522, 512),
+    "toy": (2, 64, 500, 512),
+}  # layers, width, words, positions
+ALONE, FIRST, BESIDE = "no save", "the copy of a save", "the writing of a save"
 
 
 def main(words: list[str] | None = None) -> None:
@@ -52,9 +64,10 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=MODELS, default="gpt2")
+    parser.add_argument("--model", choices=("gpt2", *BERTS), default="gpt2")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--momentum", default="float32")
+    parser.add_argument("--tokens", type=int, default=512, help="of a step")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, help="of the CPU; torch's choice by default")
     parser.add_argument("--folder", type=Path, help="on the disk that is measured; else /tmp")
@@ -73,8 +86,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         record = {
             "model": options.model,
             "momentum": options.momentum,
+            "tokens": options.tokens,
             "machine": describe_machine(torch.device(options.device)),
-            **measure(engine, folder, options.rounds),
+            **measure(Training(engine, options.tokens, folder), options.rounds),
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -82,68 +96,100 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_engine(model: str, momentum: str, device: torch.device) -> Any:
-    """Parameters and an optimizer that has made a step, with the attributes of an engine."""
-    module = nn.Module()
-    params = {
-        name.replace(".", "/"): nn.Parameter(torch.randn(shape, device=device) * 0.02)
-        for name, shape in model_shapes(model)
-    }
-    for name, param in params.items():
-        module.register_parameter(name, param)
-        param.grad = torch.full_like(param, 1e-3)
-    optimizer = CAME(params.values(), lr=1e-4, momentum=momentum)
-    optimizer.step()
+    """A model and its optimizer, with the attributes of an engine."""
+    torch.manual_seed(0)
+    module = make_model(model).to(device).train()
+    optimizer = CAME(module.parameters(), lr=1e-4, momentum=momentum)
     return SimpleNamespace(module=module, basic_optimizer=optimizer, optimizer=optimizer)
 
 
-def measure(engine: Any, folder: Path, rounds: int) -> dict[str, Any]:
-    """Seconds of each kind of save in each round, and how a step slows down beside one."""
-    writer = Writer(folder / "checkpoints", keep=2)
-    times: dict[str, list[float | None]] = {k: [] for k in (STALL, COMMITTED, TORCH, TORCH_SYNC)}
-    quiet: list[float] = []
-    beside: list[float] = []
-    first = begin_save(writer, engine, 1)  # allocates the buffer
-    writer.settle()
+def make_model(name: str) -> PreTrainedModel:
+    """The model of transformers with the shapes of `MODELS`."""
+    if name == "gpt2":
+        return GPT2LMHeadModel(GPT2Config())
+    layers, width, words, positions = BERTS[name]
+    return BertForPreTraining(
+        BertConfig(
+            vocab_size=words,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=max(1, width // 64),
+            intermediate_size=4 * width,
+            max_position_embeddings=positions,
+        )
+    )
+
+
+class Training:
+    """Steps of a model on one row, and a writer of its state."""
+
+    def __init__(self, engine: Any, tokens: int, folder: Path) -> None:
+        self.engine, self.folder = engine, folder
+        self.writer = Writer(folder / "checkpoints", keep=2)
+        device = next(engine.module.parameters()).device
+        self._ids = torch.arange(tokens, device=device)[None] % engine.module.config.vocab_size
+        self._saves = 0
+
+    def step(self) -> tuple[float, float]:
+        """Seconds of a step, and of them those in which its update waited for a copy."""
+        synchronize()
+        begin = time.perf_counter()
+        logits = self.engine.module(input_ids=self._ids)[0]
+        cross_entropy(logits[0], self._ids[0]).backward()
+        before = time.perf_counter()
+        self.writer.copied()
+        waited = time.perf_counter() - before
+        self.engine.optimizer.step()
+        self.engine.optimizer.zero_grad()
+        synchronize()
+        return time.perf_counter() - begin, waited
+
+    def begin_save(self) -> float:
+        """Seconds to start a save, listing the tensors included, as a step of training does."""
+        synchronize()
+        self._saves += 1
+        begin = time.perf_counter()
+        found = entries(self.engine)
+        self.writer.start(self._saves, found, identity={}, setting={}, extra={})
+        return time.perf_counter() - begin
+
+
+def measure(training: Training, rounds: int) -> dict[str, Any]:
+    """Seconds of each kind of save in each round, and of the steps beside them."""
+    times: dict[str, list[float]] = {k: [] for k in (STALL, COMMITTED, TORCH, TORCH_SYNC)}
+    steps: dict[str, list[float]] = {ALONE: [], FIRST: [], BESIDE: []}
+    for _ in range(2):
+        training.step()
+    first = training.begin_save() + training.step()[1]  # allocates the buffer
+    training.writer.settle()
     for number in range(rounds):
-        stall = begin_save(writer, engine, number + 2)
-        since = time.perf_counter()
-        steps = []
-        while writer.is_writing():
-            steps.append(timed(engine.basic_optimizer.step))
-        writer.settle()
-        times[STALL].append(stall)
-        times[COMMITTED].append(stall + time.perf_counter() - since)
-        beside += steps[:-1]  # the last may have ended after the save
-        quiet += [timed(engine.basic_optimizer.step) for _ in range(3)]
-        plain, synced = torch_save(engine, folder / "torch.pt")
+        begin = time.perf_counter()
+        stall = training.begin_save()
+        seconds, waited = training.step()
+        times[STALL].append(stall + waited)
+        steps[FIRST].append(stall + seconds)
+        while training.writer.is_writing():
+            seconds, _ = training.step()
+            if training.writer.is_writing():
+                steps[BESIDE].append(seconds)
+        training.writer.settle()
+        times[COMMITTED].append(time.perf_counter() - begin)
+        steps[ALONE] += [training.step()[0] for _ in range(2)]
+        plain, synced = torch_save(training.engine, training.folder / "torch.pt")
         times[TORCH].append(plain)
         times[TORCH_SYNC].append(synced)
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return {
-        "bytes": writer.num_bytes,
+        "bytes": training.writer.num_bytes,
         "first stall": first,
         "seconds": times,
-        "step quiet": quiet,
-        "step beside a save": beside,
+        "steps": steps,
     }
-
-
-def timed(action: Any) -> float:
-    synchronize()
-    begin = time.perf_counter()
-    action()
-    synchronize()
-    return time.perf_counter() - begin
 
 
 def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def begin_save(writer: Writer, engine: Any, step: int) -> float:
-    """Seconds to start a save, listing the tensors included, as a step of training does."""
-    return timed(lambda: writer.start(step, entries(engine), identity={}, setting={}, extra={}))
 
 
 def torch_save(engine: Any, path: Path) -> tuple[float, float]:
@@ -169,18 +215,23 @@ def table(record: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, values in times.items():
-        own = spread([value for value in values if value is not None])
+        own = spread(values)
         ratios = [paired(values, times[under])["median"] for under in (TORCH, TORCH_SYNC)]
         lines.append(
             f"| {name} | {own['median']:.3f} | {own['q1']:.3f} to {own['q3']:.3f} | {own['n']} | "
             f"{ratios[0]:.3f} | {ratios[1]:.3f} |"
         )
-    lines += ["", f"The first stall, which allocates the buffer: {record['first stall']:.3f} s."]
-    if record["step beside a save"]:
-        ratio = statistics.median(record["step beside a save"]) / statistics.median(
-            record["step quiet"]
-        )
-        lines.append(f"A step of the optimizer beside a save takes {ratio:.2f} times as long.")
+    lines += [
+        "",
+        f"| a step of {record['tokens']} tokens beside | seconds, median | quartiles | n |",
+    ]
+    lines += ["|---|---|---|---|"]
+    for name, values in record["steps"].items():
+        if values:
+            own = spread(values)
+            told = f"{own['median']:.3f} | {own['q1']:.3f} to {own['q3']:.3f} | {own['n']}"
+            lines.append(f"| {name} | {told} |")
+    lines += ["", f"The first save, which allocates the buffer: {record['first stall']:.3f} s."]
     return "\n".join(lines) + "\n"
 
 

@@ -58,7 +58,7 @@ class OurSide:
             self._step += 1
             micros, rate = self.feed.step(self._step), self.config.optimizer.lr
             loss = train_step(
-                self.config, self.engine, self.world, micros, rate, self._step, self._stopping
+                self.config, self.engine, self.world, micros, rate, self._step, self._stopping.ask
             )
             self._stopping.told()  # asked as in a run, and not obeyed
             if len(self.losses) < _KEPT_LOSSES:

@@ -19,7 +19,8 @@ def test_a_run_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     )
     assert len(stall) == 2 and all(0 < s < w for s, w in zip(stall, waited, strict=True))
     assert record["bytes"] > 1e6
-    assert "| background: the stall |" in printed and "the first stall" in printed.lower()
+    assert "| background: training waits |" in printed and "the first save" in printed.lower()
+    assert len(record["steps"][bench_checkpoint.ALONE]) == 4
     assert list(tmp_path.iterdir()) == [out], "what was saved is removed"
     bench_checkpoint.main(["--table", str(out)])
     assert capsys.readouterr().out == printed

@@ -79,7 +79,7 @@ def few_steps(config: Config, world: World, folder: Path, leader: Path | None) -
             if leader is not None:
                 _take(engine, load_file(leader / f"{step - 1}{SUFFIX}"))
             rate = learning_rate(config.schedule, step, config.train.steps, config.optimizer.lr)
-            loss = train_step(config, engine, world, feed.step(step), rate, step, stopping)
+            loss = train_step(config, engine, world, feed.step(step), rate, step, stopping.ask)
             stopping.told()
             _keep(engine, world, folder / f"{step}{SUFFIX}", world.sum(loss).cpu())
 

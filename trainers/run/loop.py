@@ -1,7 +1,7 @@
 """The training loop: fetch the global batch, accumulate, step, log, evaluate, save."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -106,6 +106,11 @@ def train(
     stopping = Stopping(listener, world, config.runtime.timeout_seconds)
     skips, spikes = Skips(config.train.max_skipped_steps, saver.checkpoints, engine), Spikes()
     owes_save = False
+
+    def before_update() -> None:
+        stopping.ask()
+        saver.copied()
+
     engine.train()
     with Feed(config, data, world, start) as feed:
         meter = Meter(feed, peak and peak * world.world_size)
@@ -114,7 +119,7 @@ def train(
                 stretch = whole.at(step)
                 set_batch(engine, stretch.size, phases[stretch.phase].batch.micro_size)
                 rate = learning_rate(config.schedule, step, steps, config.optimizer.lr)
-                loss = train_step(config, engine, world, feed.step(step), rate, step, stopping)
+                loss = train_step(config, engine, world, feed.step(step), rate, step, before_update)
                 skipped = skips.note(engine, step, stretch.positions(step), loss)
                 signum = stopping.told()
 
@@ -159,9 +164,11 @@ def train_step(
     micros: Iterator[Micro],
     rate: float,
     step: int,
-    stopping: Stopping,
+    before_update: Callable[[], None],
 ) -> Tensor:
     """Learn from the micro batches of a step; returns this rank's share of the loss, on the device.
+
+    `before_update` is called when all gradients are there and nothing has changed yet.
 
     The loss is the mean over the labels of the global batch, a mean for each task.
     """
@@ -178,7 +185,7 @@ def train_step(
         engine.backward(contagious(share) * (micro.num_micro * world.world_size))
         fault("backward")
         if turn == micro.num_micro:
-            stopping.ask()
+            before_update()
         engine.step()
         fault("optimizer")
         loss += share.detach()

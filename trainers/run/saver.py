@@ -113,6 +113,7 @@ class Saver:
     def save(self, engine: Any, step: int, done: Progress, values: Mapping[str, Any]) -> None:
         """Commit the state after `step`, in the background if so configured.
 
+        It must not change until `copied` has returned.
         `values` are the metrics of the step, those of an evaluation among them if there was one.
 
         Raises StorageError if too many saves in a row have failed.
@@ -133,6 +134,10 @@ class Saver:
         self._last_save = time.monotonic()
         if not self._config.background:
             self.settle()
+
+    def copied(self) -> None:
+        """Wait until the state that is being saved may change: before each update."""
+        self._writer.copied()
 
     def settle(self) -> None:
         """Wait for the save that is being written, and count it if it failed.  A collective."""

@@ -1,4 +1,4 @@
-"""This rank's part of a checkpoint: copied to the host at once, written from there later.
+"""This rank's part of a checkpoint: copied to the host while a step computes, written from there.
 
 The copy lies in one buffer in the order of the file, so that writing is no second copy, and the
 buffer is kept for the next one: memory that is new to a process costs more than the copy.
@@ -6,6 +6,7 @@ buffer is kept for the next one: memory that is new to a process costs more than
     | 8 bytes: length | header: names, types, places | data: largest items first |    safetensors
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -44,9 +45,11 @@ _EXPONENTS: dict[torch.dtype, Any] = {
 
 
 class Snapshot:
-    """A copy of tensors on the host; `take` replaces it, also that which is being written."""
+    """A copy of tensors on the host; `copy` replaces it, also that which is being written."""
 
     def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        self._streams: list[torch.cuda.Stream] = []
         self._header = b""
         self._numbers: dict[str, tuple[torch.dtype, int, int]] = {}  # that must be finite
         self._buffer = torch.empty(0, dtype=torch.uint8)
@@ -56,32 +59,41 @@ class Snapshot:
         """Of the data."""
         return self._buffer.numel()
 
-    def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy flat tensors; when this returns they may change."""
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """Name the flat tensors that `copy`, maybe of another thread, is to copy."""
         # Items of eight bytes before those of four, and so on: each then lies where its type may.
         names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+        self._tensors = {name: tensors[name].detach() for name in names}
+        # On a GPU the copy begins where the work that makes their values ends.
+        self._streams = []
+        for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+            self._streams.append(torch.cuda.Stream(device))
+            self._streams[-1].wait_stream(torch.cuda.current_stream(device))
+
+    def copy(self) -> None:
+        """Copy the tensors; when this returns they may change."""
+        tensors, self._tensors = self._tensors, {}
         places, at = {}, 0
-        for name in names:
-            size = tensors[name].numel() * tensors[name].dtype.itemsize
+        for name, tensor in tensors.items():
+            size = tensor.numel() * tensor.dtype.itemsize
             places[name] = (at, at + size)
             at += size
-        self._header = _header({name: tensors[name] for name in names}, places)
+        self._header = _header(tensors, places)
         self._numbers = {
-            name: (tensors[name].dtype, *places[name])
-            for name in names
-            if tensors[name].dtype in _EXPONENTS and not name.startswith(MAY_BE_INFINITE)
+            name: (tensor.dtype, *places[name])
+            for name, tensor in tensors.items()
+            if tensor.dtype in _EXPONENTS and not name.startswith(MAY_BE_INFINITE)
         }
-        devices = {tensor.device for tensor in tensors.values() if tensor.is_cuda}
         if self._buffer.numel() != at:
-            self._buffer = torch.empty(at, dtype=torch.uint8, pin_memory=bool(devices))
-        with torch.no_grad():
-            for name in names:
-                begin, end = places[name]
+            self._buffer = torch.empty(at, dtype=torch.uint8, pin_memory=bool(self._streams))
+        with contextlib.ExitStack() as current:
+            for stream in self._streams:
+                current.enter_context(torch.cuda.stream(stream))
+            for name, (begin, end) in places.items():
                 if begin < end:
-                    copy = self._buffer[begin:end].view(tensors[name].dtype)
-                    copy.copy_(tensors[name], non_blocking=True)
-        for device in devices:
-            torch.cuda.current_stream(device).synchronize()
+                    _copy(tensors[name], self._buffer[begin:end])
+        for stream in self._streams:
+            stream.synchronize()
 
     def write(self, path: Path) -> FileRecord:
         """Write the copy as a safetensors file and force it to the disk.
@@ -108,6 +120,14 @@ class Snapshot:
                 bits = self._buffer[start : min(start + _LOOK, end)].numpy().view(exponent.dtype)
                 if ((bits & exponent) == exponent).any():
                     raise StorageError(f"{name} has values that are not finite")
+
+
+def _copy(tensor: Tensor, into: Tensor) -> None:
+    if tensor.device.type == "cpu" and tensor.is_contiguous():
+        # By numpy: torch would take the threads of the step that is being computed.
+        np.copyto(into.numpy(), tensor.view(torch.uint8).numpy())
+    else:
+        into.view(tensor.dtype).copy_(tensor, non_blocking=True)
 
 
 def _header(tensors: Mapping[str, Tensor], places: Mapping[str, tuple[int, int]]) -> bytes:

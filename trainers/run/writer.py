@@ -1,12 +1,14 @@
-"""Saving in the background: a step waits for a copy of the state, threads do the rest.
+"""Saving in the background: a step computes on while the state is copied, threads do the rest.
 
-    rank 0   copy | check, write, fsync | wait for all parts | manifest, rename, prune
-    rank 1   copy | check, write, fsync, part
-             ^ only this stops the training; `settle`, before the next copy, tells all the outcome
+    training  forward, backward | update | forward, backward | update | ...
+    rank 0    copy              | check, write, fsync | wait for all parts | manifest, rename, prune
+    rank 1    copy              | check, write, fsync, part
+              ^ nothing changes the state before the update, which waits for the copy (`copied`)
 
-Threads of ranks meet in the staging folder, where each leaves a small file of what it has written
-or why it could not: a collective of theirs would mix with those of the training.  Rank 0 alone
-commits, when every byte is on the disk, and never after it has told that a save has failed.
+`settle`, before the next save, tells all ranks the outcome.  Threads of ranks meet in the staging
+folder, where each leaves a small file of what it has written or why it could not: a collective of
+theirs would mix with those of the training.  Rank 0 alone commits, when every byte is on the disk,
+and never after it has told that a save has failed.
 """
 
 import json
@@ -45,6 +47,7 @@ class _Save:
     staging: Path
     snapshot: Snapshot
     manifest: Manifest  # of rank 0; `files` are filled in when they are written
+    copied: threading.Event = field(default_factory=threading.Event)  # or failed to be
     lock: threading.Lock = field(default_factory=threading.Lock)
     thread: threading.Thread | None = None
     doing: str = "writing"
@@ -89,13 +92,13 @@ class Writer:
         setting: Mapping[str, Any],
         extra: Mapping[str, Any],
     ) -> Path:
-        """Copy the state behind `entries`, and begin to write it; returns the folder to be.
+        """Begin to copy and write the state behind `entries`; returns the folder to be.
 
-        No collective.  The save before must be settled.  `identity`, `setting` and `extra` are
-        JSON, see `Manifest`.
+        It must not change until `copied` has returned.  No collective.  The save before must be
+        settled.  `identity`, `setting` and `extra` are JSON, see `Manifest`.
         """
         assert self._save is None, "settle the save before"
-        self._snapshot.take(own_parts(entries, self._rank, self._num_ranks))
+        self._snapshot.begin(own_parts(entries, self._rank, self._num_ranks))
         target = self._checkpoints / folder_name(step)
         manifest = Manifest(
             step=step,
@@ -112,6 +115,11 @@ class Writer:
         self._save = save
         save.thread.start()
         return target
+
+    def copied(self) -> None:
+        """Wait until the state may change.  No collective."""
+        if self._save is not None:
+            self._save.copied.wait()
 
     def settle(self) -> bool:
         """Wait for the save that was started; returns whether there was one.  A collective if so.
@@ -180,6 +188,10 @@ class Writer:
 
     def _run(self, save: _Save) -> None:
         try:
+            try:
+                save.snapshot.copy()
+            finally:
+                save.copied.set()
             part = self._write(save)
         except Exception as error:  # whatever it is, a thread can but tell
             save.error = _words(error)

@@ -178,7 +178,8 @@ def write_world(folder: Path, world: list[list[Entry]], step: int = 1, **changed
     staging.mkdir(parents=True)
     for rank, own in enumerate(world):
         snapshot, name = Snapshot(), f"rank-{rank:05d}.safetensors"
-        snapshot.take(tensors.own_parts(own, rank, len(world)))
+        snapshot.begin(tensors.own_parts(own, rank, len(world)))
+        snapshot.copy()
         files[name] = snapshot.write(staging / name)
     records = {tensors.tensor_name(entry): tensors.record_of(entry) for entry in world[0]}
     told = {"identity": IDENTITY, "setting": SETTING, "versions": {}, "extra": {}} | changed

@@ -160,7 +160,7 @@ def test_no_micro_batch_waits_for_the_device(config: Config, data: tuple[Splits,
         assert any("attention_mask" in micro.batch for micro in micros)
         with Waits() as waits:
             stopping = Stopping(Listener(), world(), 1)
-            loss = train_step(config, engine, world(), iter(micros), 0.1, 1, stopping)
+            loss = train_step(config, engine, world(), iter(micros), 0.1, 1, stopping.ask)
         assert waits.found == []
         with Waits() as waits:
             loss.item()
