@@ -11,6 +11,7 @@ Each fault is MODE[=VALUE]@POINT[:rankN][:stepN]; POINT may hold the shell's `*`
     backward          gradients of a micro batch are there (and, of the last one, summed)
     optimizer         parameters are updated
     save              a checkpoint begins
+    copy              its state is about to be copied, while the next step computes
     write PATH        a file is about to be replaced; of the path the last folder and the name
     sync PATH         a file or folder has been written and is about to be forced to the disk;
                       at "sync */checkpoints" the rename has been done that commits
@@ -34,7 +35,7 @@ VARIABLE, ALLOWED = "CAME_FAULT", "CAME_FAULT_TEST"
 _GRAMMAR = re.compile(r"(\w+)(?:=([^@]+))?@([^:]+)(?::rank(\d+))?(?::step(\d+))?")
 _SIGNALS = ("kill", "stop", "term", "int", "usr1")
 _MODES = (*_SIGNALS, "exception", "memory", "enospc", "exit", "sleep", "times")
-POINTS = ("init", "step", "data", "loss", "backward", "optimizer", "save", "write *", "sync *")
+POINTS = ("init", "step", "data", "loss", "backward", "optimizer", "save", "copy", "write *", "sync *")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import Any
 from came.pieces import Entry
 from trainers import durable
 from trainers.errors import RunError, StorageError
+from trainers.faults import fault
 from trainers.run import commits
 from trainers.run.agreement import own_rank, together, world_size
 from trainers.run.commits import MIN_KEEP, Best
@@ -189,6 +190,7 @@ class Writer:
     def _run(self, save: _Save) -> None:
         try:
             try:
+                fault("copy")
                 save.snapshot.copy()
             finally:
                 save.copied.set()
