@@ -22,8 +22,9 @@ INSTALLED := $(VENV)/.installed
 quickstart: $(INSTALLED)
 	$(BIN)/came-train experiment=quickstart $(ARGS)
 
+# Two at a time: many tests start ranks of their own.
 test: check
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 test-gpu: $(INSTALLED)
 	$(BIN)/pytest -q tests/gpu -rs
