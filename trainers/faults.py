@@ -10,6 +10,7 @@ Each fault is MODE[=VALUE]@POINT[:rankN][:stepN]; POINT may hold the shell's `*`
     loss              VALUE takes the place of the factor 1 of the loss of a micro batch
     backward          gradients of a micro batch are there (and, of the last one, summed)
     optimizer         parameters are updated
+    micro N           the Nth micro batch of the step is done, on this rank
     save              a checkpoint begins
     copy              its state is about to be copied, while the next step computes
     write PATH        a file is about to be replaced; of the path the last folder and the name
@@ -35,7 +36,10 @@ VARIABLE, ALLOWED = "CAME_FAULT", "CAME_FAULT_TEST"
 _GRAMMAR = re.compile(r"(\w+)(?:=([^@]+))?@([^:]+)(?::rank(\d+))?(?::step(\d+))?")
 _SIGNALS = ("kill", "stop", "term", "int", "usr1")
 _MODES = (*_SIGNALS, "exception", "memory", "enospc", "exit", "sleep", "times")
-POINTS = ("init", "step", "data", "loss", "backward", "optimizer", "save", "copy", "write *", "sync *")
+POINTS = (
+    *("init", "step", "data", "loss", "backward", "optimizer", "micro *", "save", "copy"),
+    *("write *", "sync *"),
+)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,16 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
 from safetensors import safe_open
+
+from trainers.run import tensors
+from trainers.run.step_folders import committed, step_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOKEN = "CAME_TEST_TOKEN"  # in the environment of all that a test starts
@@ -26,6 +31,9 @@ TINY = (
     *("runtime.threads=1", "launch.processes=2", "checkpoint.every=3"),
 )
 OURS = ("-m", "trainers.pretrain")
+REFUSED = 4
+STARTING = 120.0  # seconds that a short run may take where the machine does other things as well
+SPOKEN = range(2, 10)  # codes that come with a JSON line
 TORCHRUN = (
     *("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
     *("-m", "trainers.pretrain"),
@@ -34,17 +42,49 @@ TORCHRUN = (
 
 @dataclass(frozen=True)
 class Ended:
-    """What a start of a run left behind."""
+    """What a start of a run left behind; that no process of it is left is known."""
 
     code: int
     output: str
-    seconds: float  # from the first fault to the end; from the start where there was none
+    seconds: float  # to the end: from the test's last signal, else the first fault, else the start
+    run_dir: Path
+    halves: frozenset[str]  # half-written folders that were there when it began
 
     @property
     def last_words(self) -> list[dict]:
         """The JSON lines of the processes that said why they end."""
         lines = [line for line in self.output.splitlines() if line.startswith('{"reason"')]
         return [json.loads(line) for line in lines]
+
+    def must(
+        self, *, code: int, within: float, words: Sequence[str], commits: Sequence[int]
+    ) -> "Ended":
+        """Assert all that a fault is held to, and give it back.
+
+        Args:
+            within: seconds to the end of all processes.
+            words: each stands in the output.
+            commits: the committed steps, newest first; each is whole, unless loading was refused
+                (4). What is half written is none, and is gone once a later start has loaded.
+        """
+        assert self.code == code, self.output
+        assert [text for text in words if text not in self.output] == [], self.output
+        assert self.seconds < within, f"{self.seconds:.1f} s\n{self.output}"
+        found = committed(self.run_dir / "checkpoints")
+        assert [step_of(folder) for folder in found] == list(commits), self.output
+        for folder in found if code != REFUSED else ():
+            tensors.verify(folder)
+        left = halves(self.run_dir)
+        went_on = code == 0 or re.search(r"^(step +\d+/|goes on from step)", self.output, re.M)
+        assert not went_on or not left & self.halves, left
+        assert code != 0 or not left, left
+        told = [last["exit_code"] for last in self.last_words]
+        assert code not in SPOKEN or code in told, self.output
+        return self
+
+    def told(self, code: int) -> list[dict]:
+        """The last words of the processes that ended with `code`."""
+        return [last for last in self.last_words if last["exit_code"] == code]
 
 
 class Started:
@@ -58,10 +98,13 @@ class Started:
         run_dir: Path,
         *words: str,
         fault: str = "",
-        command=OURS,
+        command: Sequence[str] = OURS,
+        settings: Sequence[str] = TINY,
         **environ: str,
     ) -> None:
         self._token = uuid.uuid4().hex
+        self._run_dir, self._halves = run_dir, halves(run_dir)
+        self._signalled: float | None = None
         self._log = run_dir.parent / f"{run_dir.name}-{self._token}.log"
         where = (f"data.path={corpus / 'text.txt'}", f"data.cache_dir={corpus}")
         removed = ("RANK", "WORLD_SIZE", "CAME_FAULT", "CAME_FAULT_TEST")
@@ -69,7 +112,7 @@ class Started:
         faults = {"CAME_FAULT": fault, "CAME_FAULT_TEST": "1"} if fault else {}
         self.began = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, *command, *TINY, *where, f"run.dir={run_dir}", *words],
+            [sys.executable, *command, *settings, *where, f"run.dir={run_dir}", *words],
             cwd=REPOSITORY,
             env={**kept, "OMP_NUM_THREADS": "1", TOKEN: self._token, **faults, **environ},
             stdout=open(self._log, "wb"),  # noqa: SIM115  the process has it until it ends
@@ -104,25 +147,42 @@ class Started:
         pids = sorted(int(path.name) for path in Path("/proc").glob("[0-9]*"))
         return [pid for pid in pids if _environ(pid).get(TOKEN) == self._token]
 
+    def signal(self, signum: int, pids: Sequence[int] = ()) -> None:
+        """Send it to `pids`, or else to the process that was started; the time counts from here."""
+        self._signalled = time.monotonic()
+        for pid in pids or [self.process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
     def kill(self) -> None:
         """End it and all that it has started, youngest first."""
-        for pid in reversed(self.alive()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        if alive := self.alive():
+            self.signal(signal.SIGKILL, alive[::-1])
 
     def end(self, seconds: float = 240) -> Ended:
         """Wait for the end; fails if a process outlives it, or if a fault was not injected."""
         code = self.process.wait(timeout=seconds)
         ended = time.monotonic()
         output = self.output
-        times = [float(found) for found in re.findall(r"^fault: .* at ([\d.]+) s$", output, re.M)]
+        faults = re.findall(r"^fault: (\w+) at .* at ([\d.]+) s$", output, re.M)
+        # A sleep before another fault only makes sure of what has happened until then.
+        harmful = [fault for fault in faults if fault[0] != "sleep"] or faults
+        times = [float(seconds) for _, seconds in harmful]
         limit = time.monotonic() + 5
         while (alive := self.alive()) and time.monotonic() < limit:
             time.sleep(0.05)
         assert alive == [], f"left behind: {alive}\n{output}"
-        seconds = ended - min(times, default=self.began)
-        print(f"ended with {code}, {seconds:.1f} s after its {'fault' if times else 'start'}")
-        return Ended(code, output, seconds)
+        begun = min(times, default=self.began) if self._signalled is None else self._signalled
+        print(f"ended with {code}, {ended - begun:.1f} s after its {'fault' if times else 'start'}")
+        return Ended(code, output, ended - begun, self._run_dir, self._halves)
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left() -> Iterator[None]:
+    """A test that fails does not leave its runs behind."""
+    yield
+    while Started.running:
+        Started.running.pop().kill()
 
 
 def _environ(pid: int) -> dict[str, str]:
@@ -135,10 +195,15 @@ def _environ(pid: int) -> dict[str, str]:
     return dict(part.split("=", 1) for part in parts if "=" in part)
 
 
+def halves(run_dir: Path) -> frozenset[str]:
+    """The folders of interrupted saves and prunes."""
+    checkpoints = run_dir / "checkpoints"
+    return frozenset(path.name for path in checkpoints.glob("step-*.*") if path.is_dir())
+
+
 def commits(run_dir: Path) -> list[int]:
     """The committed steps, newest first."""
-    names = [path.name for path in (run_dir / "checkpoints").glob("step-*")]
-    return sorted((int(n.split("-")[1]) for n in names if "." not in n), reverse=True)
+    return [step_of(folder) or 0 for folder in committed(run_dir / "checkpoints")]
 
 
 def state(run_dir: Path, step: int) -> dict[str, bytes]:
@@ -150,6 +215,19 @@ def state(run_dir: Path, step: int) -> dict[str, bytes]:
     return found
 
 
+def lines(run_dir: Path) -> list[dict]:
+    """What was measured, a line for each logged step."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(run_dir: Path) -> dict[int, float]:
-    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-    return {line["step"]: line["train/loss"] for line in lines}
+    return {line["step"]: line["train/loss"] for line in lines(run_dir)}
+
+
+def learned(run_dir: Path) -> list[dict]:
+    """Of each logged step what must be the same however often the run was broken."""
+    kept = ("step", "samples", "tokens", "train/loss", "train/lr", "train/skipped_steps")
+    return [
+        {key: line[key] for key in line if key in kept or key.startswith("eval/")}
+        for line in lines(run_dir)
+    ]

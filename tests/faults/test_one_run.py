@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import STEPS
-from tests.faults.runs import Started, commits, losses, state
+from tests.faults.runs import STARTING, Started, learned, state
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Stage:
     words: tuple[str, ...]
     commits: list[int]
     seconds: float = 10.0  # from the fault to the end of all processes
+    loser: int | None = None  # the rank that has lost the other one, and ends with 7
 
 
 STAGES = [
@@ -28,6 +29,7 @@ STAGES = [
         1,
         ("Traceback", "injected at step", "rank 1 did not answer: rank 0 waited in all_reduce"),
         [],
+        loser=0,
     ),
     Stage(
         "1 killed in a step",
@@ -35,6 +37,7 @@ STAGES = [
         137,
         ("rank 1 was killed by SIGKILL", "rank 1 did not answer: rank 0 waited in"),
         [3],
+        loser=0,
     ),
     Stage(
         "2 killed in a save",
@@ -73,22 +76,25 @@ STAGES = [
 def test_the_end_is_that_of_a_run_that_nothing_happened_to(
     corpus: Path, unbroken: Path, tmp_path: Path
 ) -> None:
-    run_dir = tmp_path / "run"
+    run_dir, before = tmp_path / "run", [0]
     for stage in STAGES:
         ended = Started(corpus, run_dir, STEPS, fault=stage.fault).end()
+        found = (f"goes on from step {before[0]}",) if before[0] else ()
+        words = (*stage.words, *found)
+        ended.must(code=stage.code, within=stage.seconds, words=words, commits=stage.commits)
         where = f"{stage.rows}\n{ended.output}"
-        assert ended.code == stage.code, where
         assert ended.output.count("fault: ") == len(stage.fault.split(",")), where
-        assert [words for words in stage.words if words not in ended.output] == [], where
-        assert commits(run_dir) == stage.commits, where
-        assert ended.seconds < stage.seconds, where
-        told = [words for words in ended.last_words if words["exit_code"] == stage.code]
-        assert len(told) == 1, where
+        assert len(ended.told(stage.code)) == 1, where
+        lost = [told["rank"] for told in ended.told(7)]
+        assert stage.loser is None or lost == [stage.loser], where
+        if "Traceback" in stage.words:  # before what anybody else says of it
+            assert ended.output.index("Traceback") < ended.output.index("did not answer"), where
+        if stage.rows.startswith("3"):
+            assert (run_dir / "checkpoints" / "latest").read_text() == "step-00000003\n"
+        before = stage.commits or [0]
         print(f"{stage.rows}: {ended.seconds:.1f} s")
-    ended = Started(corpus, run_dir, STEPS).end()
-    assert ended.code == 0, ended.output
-    assert commits(run_dir) == [14, 12]
-    leftovers = [p.name for p in (run_dir / "checkpoints").iterdir() if "." in p.name]
-    assert leftovers == []
+    Started(corpus, run_dir, STEPS).end().must(
+        code=0, within=STARTING, words=["goes on from step 12"], commits=[14, 12]
+    )
     assert state(run_dir, 14) == state(unbroken, 14)
-    assert losses(run_dir) == losses(unbroken)
+    assert learned(run_dir) == learned(unbroken)

@@ -12,6 +12,12 @@ FILES = [
     for package in ("came", "launch", "trainers")
     for file in REPOSITORY.glob(f"{package}/**/*.py")
 ]
+TEXT = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
+TABLE = [  # number, fault, outcome, test, measured
+    cells
+    for line in TEXT.partition("\n## The list\n")[2].splitlines()
+    if (cells := [cell.strip() for cell in line.strip("|").split("|")])[0][:1].isdigit()
+]
 TREES = {file: ast.parse(file.read_text()) for file in FILES}
 
 
@@ -81,14 +87,28 @@ def test_models_and_tokenizers_are_read_from_the_disk_alone() -> None:
 
 
 def test_the_table_has_every_row_and_tests_that_exist() -> None:
-    text = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
-    rows: set[int] = set()
-    for cell in re.findall(r"^\| ([\d, -]+) \|", text, re.MULTILINE):
-        for part in cell.split(","):
+    rows: list[int] = []
+    for cells in TABLE:
+        for part in cells[0].split(","):
             first, _, last = part.partition("-")
-            rows |= set(range(int(first), int(last or first) + 1))
-    assert set(range(1, 55)) <= rows
-    names = set(re.findall(r"`([\w/]*test_\w+\.py)`", text))
-    tests = REPOSITORY / "tests"
-    places = (tests.parent, tests, tests / "trainers")
+            rows += range(int(first), int(last or first) + 1)
+    assert rows == list(range(1, 55)), "each once, in order"
+    short = set(re.findall(r"\*(\w+)\* = `", TEXT))
+    assert short >= {"all", "run", "shims", "storage"}
+    for number, _, outcome, tests, _ in TABLE:
+        named = set(re.findall(r"\*(\w+)\*", tests))
+        assert outcome and named <= short and (named or "`" in tests), number
+    names = set(re.findall(r"`([\w/]*test_\w+\.py)`", TEXT))
+    places = (REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "trainers")
     assert names and [n for n in sorted(names) if not any((p / n).exists() for p in places)] == []
+
+
+def test_every_file_of_faulty_runs_is_named_by_the_table() -> None:
+    """And of them all that start a run hold it to everything by `must`."""
+    for file in sorted((REPOSITORY / "tests" / "faults").glob("test_*.py")):
+        assert f"`tests/faults/{file.name}`" in TEXT
+        tree = ast.parse(file.read_text())
+        for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+            source = ast.unparse(function)
+            if function.name.startswith("test_") and "Started(" in source:
+                assert ".must(" in source or "saves_and_leaves(" in source, function.name

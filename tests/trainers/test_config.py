@@ -92,6 +92,13 @@ def dotted(tree, prefix=""):
         yield from [key] if whole else dotted(value, f"{key}.")
 
 
+def test_what_a_run_bears_if_nobody_says_otherwise():
+    """The defaults that docs/reliability.md names."""
+    config = compose([], 2)
+    assert (config.train.max_skipped_steps, config.checkpoint.max_failed_saves) == (10, 3)
+    assert (config.runtime.grace_seconds, config.data.on_bad_text) == (25, "strict")
+
+
 def test_values_arrive_with_their_types():
     config = compose(
         [

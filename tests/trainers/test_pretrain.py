@@ -176,6 +176,27 @@ def test_the_launcher_checks_prepares_and_then_starts_the_ranks(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("what", ["data.path=absent", "data.path=empty", "run.dir=file/run"])
+def test_what_the_launcher_refuses_costs_no_rank(what, tmp_path):
+    """Nothing behind the door is a stand-in but the ranks; the folder comes before the data."""
+    code = (
+        "import trainers.pretrain\n"
+        "trainers.pretrain.run_local = lambda *words, **named: print('ranks were started')\n"
+        "trainers.pretrain.main()"
+    )
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    key, _, name = what.partition("=")
+    places = {"data.path": tmp_path / "absent", "run.dir": tmp_path / "run"}
+    places |= {key: tmp_path / name, "data.cache_dir": tmp_path / "cache"}
+    begin = time.monotonic()
+    done = door("data=text", *(f"{key}={path}" for key, path in places.items()), code=code)
+    assert time.monotonic() - begin < 30
+    assert done.returncode == (3 if key == "data.path" else 6), done.stderr
+    assert str(tmp_path / name) in done.stderr and "ranks were started" not in done.stdout
+    assert json.loads(done.stderr.splitlines()[-1])["exit_code"] == done.returncode
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_scheduler_may_stop_the_launcher_before_there_are_ranks(name):
     launcher = STAND_INS.replace(

@@ -188,6 +188,7 @@ def train_step(
             before_update()
         engine.step()
         fault("optimizer")
+        fault(f"micro {turn}")
         loss += share.detach()
     return loss
 

@@ -114,11 +114,19 @@ def test_of_a_small_corpus_two_documents_are_held_out(tmp_path):
     assert prepared.train.meta.num_documents == 4
 
 
-@pytest.mark.parametrize("content", ["Only one.", "One.\n\nTwo.\n\nThree.", "Same.\n\n" * 9])
-def test_too_few_documents(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        *(("", "there is no document in it"), ("\n" * 1000, "there is no document in it")),
+        ("Only one.", r"1 documents, .*blank lines separate"),
+        ("One.\n\nTwo.\n\nThree.", r"3 documents, .*blank lines separate"),
+        ("Same.\n\n" * 9, r"9 documents, .*blank lines separate"),
+    ],
+)
+def test_too_few_documents(tmp_path, content, words):
     text = tmp_path / "text.txt"
     text.write_text(content)
-    with pytest.raises(DataError, match=r"text\.txt: \d documents, .*blank lines separate"):
+    with pytest.raises(DataError, match=rf"text\.txt: {words}"):
         prepare(data_config(text, tmp_path / "cache"), sentences(LENGTH))
     assert not list((tmp_path / "cache").glob("text-*[!k]"))  # nothing but the lock
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.rights import as_a_user
 from tests.trainers.data.corpus import read_text
 from trainers.data import documents, plain
 from trainers.data.documents import Trouble
@@ -121,12 +122,12 @@ def test_missing_path_and_folder_without_texts(tmp_path):
         text_source(str(tmp_path), "text")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
-def test_unreadable_file(tmp_path):
-    path = write(tmp_path / "a.txt", "a")
-    os.chmod(path, 0)
-    with pytest.raises(DataError, match="cannot be read: Permission denied"):
-        text_source(path, "text")
+def test_unreadable_file():
+    with as_a_user() as place:
+        path = write(place / "a.txt", "a")
+        os.chmod(path, 0)
+        with pytest.raises(DataError, match="a.txt: cannot be read: Permission denied"):
+            text_source(path, "text")
 
 
 def test_file_that_vanishes_while_reading(tmp_path):
@@ -203,9 +204,9 @@ def test_a_pipe_is_no_text(tmp_path):
         text_files(str(tmp_path))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_locked_folder_is_not_left_out(tmp_path):
-    (tmp_path / "a.txt").write_text("words\n")
-    (tmp_path / "locked").mkdir(mode=0)
-    with pytest.raises(DataError, match="locked: cannot be read"):
-        text_files(str(tmp_path))
+def test_a_locked_folder_is_not_left_out():
+    with as_a_user() as place:
+        (place / "a.txt").write_text("words\n")
+        (place / "locked").mkdir(mode=0)
+        with pytest.raises(DataError, match="locked: cannot be read"):
+            text_files(str(place))

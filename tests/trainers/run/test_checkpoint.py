@@ -50,6 +50,20 @@ def test_checkpoints_that_are_gone_are_no_silent_start_from_nothing(tmp_path: Pa
         load(tmp_path, random_state(1))
 
 
+@pytest.mark.parametrize(
+    "hint", ["", "step-00000010\n", "step-99999999\n", "../x\n", "/etc", "\x00\n"]
+)
+def test_the_hint_is_never_followed(hint: str, tmp_path: Path) -> None:
+    for step in (10, 20):
+        save(tmp_path / "checkpoints", step, random_state(step))
+    save(tmp_path / "x" / "checkpoints", 30, random_state(30))
+    (tmp_path / "checkpoints" / "latest").write_text(hint)
+    live = random_state(0)
+    loaded = load(tmp_path / "checkpoints", live)
+    assert loaded is not None and loaded.step == 20
+    assert same_bits(live, random_state(20))
+
+
 def test_the_newest_is_the_highest_step_whatever_the_clock_says(tmp_path: Path) -> None:
     for step in (99_999_999, 100_000_000):
         save(tmp_path, step, random_state(step % 7))

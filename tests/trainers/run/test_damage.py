@@ -1,5 +1,6 @@
 """A damaged checkpoint: an older one is loaded bit for bit, or it is refused in words."""
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -90,6 +91,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+OF_A_FILE = ("half", "short", "empty", "one bit", "zeroed", "missing", "folder", "linked file")
+
+
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_commit_is_refused_in_words_and_the_older_one_loaded(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -104,6 +108,10 @@ def test_a_damaged_commit_is_refused_in_words_and_the_older_one_loaded(
     assert same_bits(live, random_state(50))
     (record,) = caplog.records
     assert words in record.getMessage()
+    names = ("step-00000100: ", "step-00000300: ")
+    assert any(name in record.getMessage() for name in names)
+    if kind in OF_A_FILE:
+        assert f"{DATA} " in record.getMessage()
 
 
 def test_when_no_commit_is_good_nothing_is_loaded(tmp_path: Path) -> None:
@@ -140,3 +148,26 @@ def test_a_pickle_in_place_of_the_tensors_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         load(tmp_path / "checkpoints", random_state(0))
     assert not (tmp_path / "ran").exists()
+
+
+PICKLED = ("mp_rank_00_model_states.pt", "optim_states.pt", "rng_state.pth", "loader.pkl")
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("name", [*PICKLED, ".metadata", "__0_0.distcp", "pytorch_model.bin"])
+def test_pickles_beside_the_tensors_are_not_run(name: str, listed: bool, tmp_path: Path) -> None:
+    """As others name what they save: told as not listed, or refused where the manifest has it."""
+    folder = save(tmp_path / "checkpoints", 1, random_state(1))
+    (folder / name).write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
+    if listed:
+        path = folder / name
+        entry = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        entry |= {"bytes": path.stat().st_size}
+        rewrite_manifest(folder, lambda body: body["files"].update({name: entry}))
+        with pytest.raises(CheckpointError):
+            load(tmp_path / "checkpoints", random_state(0))
+    else:
+        assert load(tmp_path / "checkpoints", random_state(0)) is not None
+    assert not (tmp_path / "ran").exists()
+    pickle.loads((folder / name).read_bytes())
+    assert (tmp_path / "ran").exists(), "it would have been noticed"

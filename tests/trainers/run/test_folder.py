@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.rights import as_a_user
 from trainers.compose import compose
 from trainers.errors import FolderInUseError, StorageError
 from trainers.run import folder as folders
@@ -47,6 +48,16 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(
     with pytest.raises(StorageError, match="No space left.*run.dir="):
         folders.check(tmp_path / "a")
     assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_folder_without_rights_is_a_storage_error() -> None:
+    with as_a_user() as place:
+        (place / "closed").mkdir(mode=0o555)
+        for path in (place / "closed", place / "closed" / "new"):
+            with pytest.raises(StorageError, match=r"closed.* cannot be written: .*denied") as end:
+                RunFolder.open(path, rank=0)
+            assert end.value.exit_code == 6
+        assert list((place / "closed").iterdir()) == []
 
 
 def test_what_killed_runs_were_writing_is_removed(tmp_path: Path) -> None:

@@ -1,20 +1,27 @@
 """Whole runs: what is learned depends neither on the number of processes nor on being killed."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.faults.runs import (
+    REPOSITORY,
+    STARTING,
+    Started,
+    commits,
+    learned,
+    losses,
+    nobody_is_left,
+)
 from tests.trainers.data.corpus import write_text
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+__all__ = ["nobody_is_left"]  # of each test here
 
 TINY = (
     *("data=text", "data.vocab_size=300", "objective.sequence_length=48"),
@@ -31,29 +38,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(corpus: Path, run_dir: Path, *words: str) -> "subprocess.Popen[str]":
-    where = (f"data.path={corpus / 'text.txt'}", f"data.cache_dir={corpus}", f"run.dir={run_dir}")
-    environ = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainers.pretrain", *TINY, *where, *words],
-        cwd=REPOSITORY,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def tiny(corpus: Path, run_dir: Path, *words: str) -> Started:
+    return Started(corpus, run_dir, *words, settings=TINY)
 
 
-def train(corpus: Path, run_dir: Path, *words: str) -> str:
-    process = start(corpus, run_dir, *words)
-    output = process.communicate(timeout=200)[0]
-    assert process.returncode == 0, output
-    return output
-
-
-def losses(run_dir: Path) -> dict[int, float]:
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return {line["step"]: line["train/loss"] for line in map(json.loads, lines)}
+def train(corpus: Path, run_dir: Path, *words: str) -> None:
+    ended = tiny(corpus, run_dir, *words).end()
+    assert ended.code == 0, ended.output
 
 
 def telemetry(run_dir: Path, step: int) -> dict[str, float]:
@@ -113,14 +104,18 @@ def test_killed_and_started_again_is_as_if_nothing_had_happened(
     settings = ("train.steps=14", "checkpoint.every=5", "launch.processes=2", *words)
     train(corpus, tmp_path / "unbroken", *settings)
 
-    process = start(corpus, tmp_path / "broken", *settings)
-    wait_for(tmp_path / "broken" / "checkpoints" / "step-00000005", process)
-    os.kill(process.pid, signal.SIGKILL)  # the ranks die with their launcher
-    process.communicate()
+    started = tiny(corpus, tmp_path / "broken", *settings)
+    started.wait_for(tmp_path / "broken" / "checkpoints" / "step-00000005")
+    started.signal(signal.SIGKILL)  # the ranks die with their launcher
+    ended, saved = started.end(), commits(tmp_path / "broken")
+    assert saved in ([5], [10, 5])
+    ended.must(code=-signal.SIGKILL, within=10, words=[], commits=saved)
     before = losses(tmp_path / "broken")
     assert max(before) < 14
-    train(corpus, tmp_path / "broken", *settings)
-    assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
+    ended = tiny(corpus, tmp_path / "broken", *settings).end()
+    words = [f"goes on from step {saved[0]}"]
+    ended.must(code=0, within=STARTING, words=words, commits=[14, 10])
+    assert learned(tmp_path / "broken") == learned(tmp_path / "unbroken")
     assert before.items() <= losses(tmp_path / "unbroken").items()
 
 
@@ -166,20 +161,20 @@ def test_a_run_goes_on_in_another_world(corpus: Path, tmp_path: Path, optimizer:
     assert ledger["world_size"] == 2
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_finished_run_is_left_as_it_is(corpus: Path, tmp_path: Path) -> None:
-    train(corpus, tmp_path, "train.steps=3", "launch.processes=1")
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")}
-    assert "already complete" in train(corpus, tmp_path, "train.steps=3", "launch.processes=1")
-    assert files == {path: path.stat().st_mtime_ns for path in files}
-    assert len(losses(tmp_path)) == 3
+    """Nothing is written or removed; only the lock names another owner."""
+    run_dir, words = tmp_path / "run", ("train.steps=3", "launch.processes=1")
+    train(corpus, run_dir, *words)
+
+    def files() -> dict[Path, int]:
+        found = [path for path in run_dir.rglob("*") if path.name != ".lock" and path.is_file()]
+        return {path: path.stat().st_mtime_ns for path in found}
+
+    before = files()
+    ended = tiny(corpus, run_dir, *words).end()
+    ended.must(code=0, within=STARTING, words=["already complete: 3 steps in"], commits=[3])
+    assert files() == before
+    assert list(losses(run_dir)) == [1, 2, 3]
 
 
 def test_nothing_is_compiled_that_a_killed_run_could_leave_locked(
@@ -196,13 +191,12 @@ def test_a_rank_that_hangs_is_not_waited_for_longer_than_asked(
 ) -> None:
     """DeepSpeed's own process groups waited for torch's 30 minutes whatever was configured."""
     words = ("train.steps=100000", "launch.processes=2", "runtime.timeout_seconds=4")
-    process = start(corpus, tmp_path, *words)
-    wait_for(tmp_path / "metrics.jsonl", process)
-    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(ranks[1]), signal.SIGSTOP)
-    output = process.communicate(timeout=60)[0]  # the launcher gives the stopped rank its grace
-    assert process.returncode == 7, output
-    assert "rank 1 did not answer: rank 0 waited in " in output
+    started = tiny(corpus, tmp_path / "run", *words, "checkpoint.every=0")
+    started.wait_for(tmp_path / "run" / "metrics.jsonl")
+    started.signal(signal.SIGSTOP, started.ranks()[1:])
+    ended = started.end()
+    said = ["rank 1 did not answer: rank 0 waited in all_reduce"]
+    ended.must(code=7, within=4 + 5, words=said, commits=[])
 
 
 def test_a_run_that_died_before_its_report_gets_one(corpus: Path, tmp_path: Path) -> None:
@@ -220,27 +214,26 @@ def test_nothing_is_saved_after_the_loss_is_no_number(corpus: Path, tmp_path: Pa
         "train.steps=50",
         "train.max_skipped_steps=3",
     )
-    process = start(corpus, tmp_path, *words)
-    output = process.communicate(timeout=100)[0]
-    assert process.returncode == 5, output
-    assert "4. step in a row without an update" in output and '"step": 5,' in output
-    assert "the last good step is 1, the newest checkpoint none" in output
-    assert list((tmp_path / "checkpoints").glob("step-*")) == []
+    said = [
+        *("4. step in a row without an update", '"step": 5,'),
+        "the last good step is 1, the newest checkpoint none",
+    ]
+    ended = tiny(corpus, tmp_path / "run", *words).end()
+    ended.must(code=5, within=STARTING, words=said, commits=[])
 
 
 def test_what_deepspeed_refuses_is_a_configuration_error(corpus: Path, tmp_path: Path) -> None:
-    process = start(corpus, tmp_path, "deepspeed.zero_optimization.reduce_bucket_size=abc")
-    output = process.communicate(timeout=100)[0]
-    assert process.returncode == 2, output
-    assert "reduce_bucket_size" in output and "Traceback" not in output
-    assert output.count("error: ") == 1
+    word = "deepspeed.zero_optimization.reduce_bucket_size=abc"
+    ended = tiny(corpus, tmp_path / "run", word).end()
+    ended.must(code=2, within=STARTING, words=["reduce_bucket_size"], commits=[])
+    assert "Traceback" not in ended.output and ended.output.count("error: ") == 1
 
 
 def test_fewer_samples_than_one_batch(corpus: Path, tmp_path: Path) -> None:
-    process = start(corpus, tmp_path, "train.steps=3", "batch.global_size=4096")
-    output = process.communicate(timeout=100)[0]
-    assert process.returncode == 3, output
-    assert output.count("fewer than batch.global_size=4096") == 2  # in words and as JSON
+    ended = tiny(corpus, tmp_path / "run", "train.steps=3", "batch.global_size=4096").end()
+    said = " samples, fewer than batch.global_size=4096"
+    ended.must(code=3, within=STARTING, words=[said], commits=[])
+    assert ended.output.count(said) == 2  # in words and as JSON
 
 
 def test_torchrun_starts_it_too(corpus: Path, tmp_path: Path) -> None:
