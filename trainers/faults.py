@@ -34,7 +34,7 @@ from trainers.errors import ConfigError
 
 VARIABLE, ALLOWED = "CAME_FAULT", "CAME_FAULT_TEST"
 _GRAMMAR = re.compile(r"(\w+)(?:=([^@]+))?@([^:]+)(?::rank(\d+))?(?::step(\d+))?")
-_SIGNALS = ("kill", "stop", "term", "int", "usr1")
+_SIGNALS = ("kill", "stop", "abrt", "term", "int", "usr1")
 _MODES = (*_SIGNALS, "exception", "memory", "enospc", "exit", "sleep", "times")
 POINTS = (
     *("init", "step", "data", "loss", "backward", "optimizer", "micro *", "save", "copy"),

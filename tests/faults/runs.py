@@ -173,7 +173,8 @@ class Started:
             time.sleep(0.05)
         assert alive == [], f"left behind: {alive}\n{output}"
         begun = min(times, default=self.began) if self._signalled is None else self._signalled
-        print(f"ended with {code}, {ended - begun:.1f} s after its {'fault' if times else 'start'}")
+        since = "start" if begun == self.began else "fault"
+        print(f"ended with {code}, {ended - begun:.1f} s after its {since}")
         return Ended(code, output, ended - begun, self._run_dir, self._halves)
 
 

@@ -192,10 +192,10 @@ def test_a_rank_that_hangs_is_not_waited_for_longer_than_asked(
     """DeepSpeed's own process groups waited for torch's 30 minutes whatever was configured."""
     words = ("train.steps=100000", "launch.processes=2", "runtime.timeout_seconds=4")
     started = tiny(corpus, tmp_path / "run", *words, "checkpoint.every=0")
-    started.wait_for(tmp_path / "run" / "metrics.jsonl")
+    started.wait_for("step ")
     started.signal(signal.SIGSTOP, started.ranks()[1:])
     ended = started.end()
-    said = ["rank 1 did not answer: rank 0 waited in all_reduce"]
+    said = ["rank 1 did not answer: rank 0 waited in "]
     ended.must(code=7, within=4 + 5, words=said, commits=[])
 
 
@@ -231,7 +231,7 @@ def test_what_deepspeed_refuses_is_a_configuration_error(corpus: Path, tmp_path:
 
 def test_fewer_samples_than_one_batch(corpus: Path, tmp_path: Path) -> None:
     ended = tiny(corpus, tmp_path / "run", "train.steps=3", "batch.global_size=4096").end()
-    said = " samples, fewer than batch.global_size=4096"
+    said = "fewer than batch.global_size=4096"
     ended.must(code=3, within=STARTING, words=[said], commits=[])
     assert ended.output.count(said) == 2  # in words and as JSON
 
