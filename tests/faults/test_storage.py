@@ -70,7 +70,7 @@ def test_a_full_disk_and_damaged_checkpoints(corpus: Path, unbroken: Path, tmp_p
     words = [
         "step-00000006 could not be saved: rank 1: it could not write",
         "step-00000009 could not be saved: rank 1: it could not write",
-        "step-00000012 could not be saved: rank 0: [Errno 28] No space left",
+        "step-00000012 could not be saved: [Errno 28] No space left",
         "the last 3 checkpoints could not be saved: [Errno 28] No space left",
     ]
     ended.must(code=6, within=60, words=words, commits=[3])
