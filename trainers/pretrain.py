@@ -165,10 +165,12 @@ def _launch(line: CommandLine) -> int:
     if config.launch.dry_run or config.launch.name != "local":
         return _start(job_of(line.overrides, config))
     listener.grace = config.runtime.grace_seconds
-    from trainers.data.splits import open_phases
+    from trainers.data.splits import look_for_text, open_phases
     from trainers.run.ended import note_outcome, recorded
     from trainers.run.folder import check
 
+    if not os.path.exists(config.run.dir):
+        look_for_text(config)  # a typing mistake leaves no folder behind
     with recorded(config.run.dir, None):
         check(config.run.dir)
         open_phases(config)

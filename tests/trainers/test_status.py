@@ -276,14 +276,16 @@ def test_a_terminal_without_colour(tmp_path: Path) -> None:
     assert max(len(re.sub("\x1b\\[[0-9;]*m", "", line)) for line in text.splitlines()) <= 60
 
 
-def test_what_the_launcher_refuses_is_found_in_the_folder(tmp_path: Path) -> None:
+def test_what_the_launcher_refuses_is_found_in_a_folder_that_was_there(tmp_path: Path) -> None:
+    """A mistyped data.path once left a new folder, and a row of a run that never was."""
     words = ["data=text", f"data.path={tmp_path / 'no.txt'}", f"run.dir={tmp_path / 'run'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "trainers.pretrain", *words, f"data.cache_dir={tmp_path / 'cache'}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 3, done.stderr
+    for is_there in (False, True):
+        if is_there:
+            (tmp_path / "run").mkdir()
+        command = [sys.executable, "-m", "trainers.pretrain", *words]
+        command += [f"data.cache_dir={tmp_path / 'cache'}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 3, done.stderr
+        assert (tmp_path / "run").exists() == is_there
     found = read_state(tmp_path / "run")
     assert found.state == "failed" and "no.txt" in str(found.last_error)

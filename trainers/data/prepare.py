@@ -25,7 +25,7 @@ from trainers.config import DataConfig
 from trainers.data.choose import MIN_DOCUMENTS, Choice, choose
 from trainers.data.documents import Source
 from trainers.data.encode import PARTS, encode_task, tasks_of
-from trainers.data.files import digest_files
+from trainers.data.files import digest_files, text_files
 from trainers.data.needs import Needs
 from trainers.data.open_source import open_source
 from trainers.data.progress import say, step
@@ -92,6 +92,17 @@ def prepare(data: DataConfig, needs: Needs, timeout_seconds: float = 3600.0) -> 
     folder = _place(data, source, needs)
     build_once(folder, partial(_build, data, source, needs), _is_whole, timeout_seconds)
     return _open(folder)
+
+
+def look_for(data: DataConfig, needs: Needs) -> None:
+    """Raise what `prepare` would for files that are not there and a vocabulary that does not fit.
+
+    At once: no text is read, and the hub is not asked.
+    """
+    _check_vocabulary(data, needs)
+    paths = (data.path, *(one.path for one in data.sources))
+    for path in filter(None, paths):
+        text_files(path)
 
 
 def find(data: DataConfig, needs: Needs) -> tuple[Source, Prepared | None]:

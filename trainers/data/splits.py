@@ -13,7 +13,7 @@ from trainers.data.causal import CausalBatches
 from trainers.data.masked import MaskedLMBatches
 from trainers.data.needs import needs_of
 from trainers.data.packed import PackedMLMBatches
-from trainers.data.prepare import Prepared, prepare
+from trainers.data.prepare import Prepared, look_for, prepare
 from trainers.data.span_corruption import SpanCorruptionBatches
 from trainers.data.tokenizer import SpecialIds, fingerprint
 from trainers.data.words import num_words
@@ -46,6 +46,11 @@ class Splits:
         if not isinstance(self.heldout, CausalBatches):
             return None
         return num_words(self.tokenizer, self.heldout.eos, batch)
+
+
+def look_for_text(config: Config) -> None:
+    """Raise DataError or ConfigError for what `open_phases` would not find, before it reads."""
+    look_for(config.data, needs_of(config.objective, shortest_length(config)))
 
 
 def open_phases(config: Config) -> tuple[Splits, ...]:
