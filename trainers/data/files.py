@@ -6,6 +6,7 @@ import io
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from trainers.errors import DataError
 
 TEXT, RECORDS, TABLES = (".txt",), (".jsonl", ".jsonl.gz", ".jsonl.zst"), (".parquet",)
 _FORMATS = (*TEXT, *RECORDS, *TABLES)
+_TOLD = 4  # endings and names of a folder without text, in the error
 _WIKI_FILE = re.compile(r"(^|_)wiki_\d+$")
 
 # What reading a damaged compressed file raises (pyarrow's errors are OSError and ValueError).
@@ -32,21 +34,38 @@ def text_files(path: str) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise DataError(f"data.path={path}: no such file or folder")
-    found = sorted(
-        Path(folder, name)
-        for folder, _, names in os.walk(root, onerror=_refuse)
-        for name in names
-        if not name.startswith(".") and (name.endswith(_FORMATS) or _WIKI_FILE.search(name))
-    )
+    found = sorted(file for file in _files(root) if _is_text(file.name))
     if not found:
         raise DataError(
-            f"data.path={path}: no .txt file and no WikiExtractor file (wiki_00) in this folder, "
-            f"and none of {', '.join((*RECORDS, *TABLES))}"
+            f"data.path={path}: no file of this folder is read: {_in_words(root)}. What is read "
+            f"ends with {', '.join(_FORMATS)}, or is WikiExtractor's (wiki_00)"
         )
     for file in found:
         if file.exists() and not file.is_file():
             raise DataError(f"{file}: neither a file nor a link to one; remove it from data.path")
     return found
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(root, onerror=_refuse):
+        yield from (Path(folder, name) for name in names)
+
+
+def _is_text(name: str) -> bool:
+    is_known = name.endswith(_FORMATS) or _WIKI_FILE.search(name) is not None
+    return is_known and not name.startswith(".")
+
+
+def _in_words(root: Path) -> str:
+    """How many files there are of the commonest endings, and the first of their names."""
+    files = sorted(_files(root))
+    if not files:
+        return "it has no files"
+    kinds = Counter(file.suffix or "no ending" for file in files)
+    told = [f"{count:,} with {kind}" for kind, count in kinds.most_common(_TOLD)]
+    told += ["others"] * (len(kinds) > _TOLD)
+    names = [str(file.relative_to(root)) for file in files[:_TOLD]]
+    return f"it has {', '.join(told)} ({', '.join(names)}{', ...' * (len(files) > _TOLD)})"
 
 
 def _refuse(error: OSError) -> None:

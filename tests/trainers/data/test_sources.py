@@ -67,6 +67,17 @@ def test_folder_is_read_in_order_of_names_and_only_texts(tmp_path):
     assert list(read_text(str(tmp_path))) == ["a", "b a", "wiki"]
 
 
+def test_a_folder_without_text_is_told_with_what_it_has(tmp_path):
+    for name in ("a.epub", "b/c.epub", "d.docx", "e.txt.gz", ".hidden.txt", "LICENSE"):
+        write(tmp_path / name, "x")
+    with pytest.raises(DataError) as error:
+        text_files(str(tmp_path))
+    told = str(error.value)
+    assert "2 with .epub, 1 with" in told and "others" in told
+    assert "LICENSE, a.epub" in told and ", ...)" in told
+    assert ".txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, or is WikiExtractor's" in told
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -118,7 +129,7 @@ def test_no_document(tmp_path, content):
 def test_missing_path_and_folder_without_texts(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such file or folder"):
         text_source(str(tmp_path / "nowhere"), "text")
-    with pytest.raises(DataError, match=r"no \.txt file"):
+    with pytest.raises(DataError, match="it has no files"):
         text_source(str(tmp_path), "text")
 
 
