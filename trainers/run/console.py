@@ -77,10 +77,8 @@ class Console:
     def _print_line(self, numbers: Numbers) -> None:
         step = numbers["step"]
         width = len(str(self._total_steps))
-        print(
-            f"step {step:>{width}}/{self._total_steps}  {_words(numbers)}{self._remaining(step)}",
-            flush=True,
-        )
+        words = f"{_words(numbers)}{self._remaining(step)}"
+        _print(f"step {step:>{width}}/{self._total_steps}  {words}")
 
     def _remaining(self, step: float | int | None) -> str:
         done = (step or 0) - self._first_step
@@ -105,18 +103,31 @@ def table_console() -> RichConsole:
 
     What the encoding lacks is replaced.
     """
-    with contextlib.suppress(AttributeError, ValueError):
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    _replace_unknown()
     nobody_says = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return RichConsole(width=_PIPE_COLUMNS if nobody_says else None)
 
 
 def tell(*lines: str) -> None:
-    """Print lines to stdout; nobody may be reading it any more."""
+    """Print lines to stdout; nobody may be reading it any more.
+
+    What the encoding lacks is replaced.
+    """
+    _replace_unknown()
     try:
-        print("\n".join(lines), flush=True)
+        _print("\n".join(lines))
     except (OSError, ValueError):
         _discard_stdout()
+
+
+def _replace_unknown() -> None:
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+def _print(text: str) -> None:
+    """In one write, its end too: a thread may be telling of a checkpoint."""
+    print(f"{text}\n", end="", flush=True)
 
 
 def _words(numbers: Numbers) -> str:

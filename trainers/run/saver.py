@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,10 +22,11 @@ from trainers.errors import ConfigError, StorageError
 from trainers.run.agreement import together
 from trainers.run.checkpoint import load_latest
 from trainers.run.commits import Best
+from trainers.run.console import short, tell
 from trainers.run.distributed import World
 from trainers.run.folder import RunFolder
 from trainers.run.identity import identity, setting
-from trainers.run.step_folders import committed
+from trainers.run.step_folders import committed, step_of
 from trainers.run.wandb_mirror import ID_FILE
 from trainers.run.writer import Writer
 
@@ -59,7 +61,11 @@ class Saver:
         # Half the timeout of collectives: the rank that waits for a disk is not called lost.
         self._limit = config.runtime.timeout_seconds / 2
         self._writer = Writer(
-            folder.checkpoints, keep=self._config.keep, best=self._best, limit_seconds=self._limit
+            folder.checkpoints,
+            keep=self._config.keep,
+            best=self._best,
+            limit_seconds=self._limit,
+            on_commit=_tell_commit,
         )
         self._failures: list[StorageError] = []  # in a row
         self._last_save = time.monotonic()
@@ -197,3 +203,10 @@ class Saver:
         self.settle()
         if self._failures:
             raise self._failed()
+
+
+def _tell_commit(folder: Path, num_bytes: int) -> None:
+    """One line, also while the steps go on; the path as it can be typed from here."""
+    here = Path.cwd()
+    path = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    tell(f"saved step {step_of(folder)}: {path}, {short(num_bytes)}B")

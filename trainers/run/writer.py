@@ -16,7 +16,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,17 +61,24 @@ class Writer:
     """Commits the state of a run, one save at a time.  Every rank must make the same calls."""
 
     def __init__(
-        self, checkpoints: Path, *, keep: int, best: Best | None = None, limit_seconds: float = 300
+        self,
+        checkpoints: Path,
+        *,
+        keep: int,
+        best: Best | None = None,
+        limit_seconds: float = 300,
+        on_commit: Callable[[Path, int], None] = lambda folder, num_bytes: None,
     ) -> None:
         """Args:
         keep: the newest commits that stay, and of `best` the best one.
         limit_seconds: the longest that anybody waits for a save; less than the timeout of the
             process group, or that would be told in place of the cause.
+        on_commit: is told of each commit on rank 0, in its thread.
         """
         if keep < MIN_KEEP:
             raise ValueError(f"keep = {keep}: at least {MIN_KEEP} checkpoints must be kept")
         self._checkpoints, self._keep, self._best = checkpoints, keep, best
-        self._limit = limit_seconds
+        self._limit, self._on_commit = limit_seconds, on_commit
         self._rank, self._num_ranks = own_rank(), world_size()
         # All ranks write into folders of one name, which no other start of the run has.
         token = secrets.token_hex(6) if self._rank == 0 else None
@@ -231,6 +238,7 @@ class Writer:
             save.doing = "renaming the folder"
             commits.publish(save.staging, save.target)
             save.committed = True
+        self._on_commit(save.target, sum(file.bytes for file in save.manifest.files.values()))
         commits.make_durable(save.target)
         self.refused.discard(save.target.name)
         if not save.given_up:  # or else the next save may be at it

@@ -18,6 +18,7 @@ from trainers.compose import compose
 from trainers.errors import ConfigError, NonFiniteError, StorageError
 from trainers.run import commits, manifest
 from trainers.run import saver as savers
+from trainers.run.console import short
 from trainers.run.folder import RunFolder
 from trainers.run.saver import Progress, Saver
 from trainers.run.snapshot import Snapshot
@@ -53,6 +54,20 @@ def save(saver: Saver, step: int, **metrics: float) -> None:
 
 def full(descriptor: int) -> None:
     raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("background", ["true", "false"])
+def test_a_commit_is_told_in_one_line(
+    background: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(folder.path.parent)
+    with saver_of(folder, f"checkpoint.background={background}") as saver:
+        save(saver, 200)
+    (told,) = capsys.readouterr().out.splitlines()
+    commit = folder.checkpoints / "step-00000200"
+    num_bytes = sum(file.stat().st_size for file in commit.glob("*.safetensors"))
+    path = commit.relative_to(folder.path.parent)
+    assert told == f"saved step 200: {path}, {short(num_bytes)}B"
 
 
 def test_by_steps_and_by_minutes(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
