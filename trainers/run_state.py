@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -29,6 +30,7 @@ from trainers.run.step_folders import MANIFEST_FILE, committed, step_of
 
 _FRESH_SECONDS = 120.0  # since the last line of metrics, where nothing else tells
 _SILENT_SECONDS = 600.0  # without a line, of a run that goes on
+_RECENT = 10  # logs by which the time to go is told
 _SILENT_LOGS = 10  # and as many times what it took from one line to the next
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a table of 100 runs within a second
 
@@ -70,7 +72,7 @@ def read_state(folder: Path) -> RunState:
     owner = {key: value for key, value in read_owner(folder).items() if isinstance(value, str)}
     state = _state(folder, rows, steps, last, owner.get("host"), metrics_age, notes)
     step = rows[-1]["step"] if rows else None
-    seconds = _latest(rows, "train/seconds")
+    seconds = _recent(rows, "train/seconds")
     running = state == "running"
     patience = max(_SILENT_SECONDS, _SILENT_LOGS * log_every * (seconds or 0))
     if running and (metrics_age or 0) > patience:
@@ -164,6 +166,15 @@ def _latest(rows: list[Row], name: str) -> float | None:
     value = next(found, None)
     try:
         return float(value) if type(value) in (int, float) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+
+
+def _recent(rows: list[Row], name: str) -> float | None:
+    """The median of the last values: neither the start counts, nor one line that was disturbed."""
+    found = [row[name] for row in rows if type(row.get(name)) in (int, float)]
+    try:
+        return float(median(found[-_RECENT:])) if found else None
     except OverflowError:  # a whole number of hundreds of digits
         return None
 

@@ -74,6 +74,14 @@ def test_a_running_run(tmp_path: Path) -> None:
     assert found.last_error is None and found.notes == ()
 
 
+def test_the_time_to_go_is_by_the_last_logs(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", *range(1, 21))
+    rows = [{"step": n, "train/seconds": 9.0 if n < 12 or n == 20 else 1.0} for n in range(1, 21)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with RunFolder.open(run, rank=0):
+        assert read_state(run).seconds_left == 80.0
+
+
 def test_a_finished_a_stopped_and_a_run_that_never_started(tmp_path: Path) -> None:
     assert read_state(make_run(tmp_path / "a", 50, 100)).state == "finished"
     silent = read_state(make_run(tmp_path / "b", 50))

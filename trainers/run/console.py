@@ -4,12 +4,14 @@ import contextlib
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 _PIPE_COLUMNS = 200
+_MARKS = 11  # the last logs whose times tell how much is left
 Numbers = Mapping[str, float | int | None]
 
 # metric -> words on the screen; what is not listed stays in the file
@@ -33,15 +35,17 @@ class Console:
 
     def __init__(self, total_steps: int, resume_step: int) -> None:
         self._total_steps = total_steps
-        self._started = time.monotonic()
-        self._first_step = resume_step
+        self._marks = deque([(time.monotonic(), resume_step)], maxlen=_MARKS)
+        self._is_first = True
         self._bar: Progress | None = None
         self._silent = False
         self._guard(lambda: self._start_bar(resume_step))
 
     def log(self, numbers: Numbers) -> None:
         """Show one step."""
-        self._guard(lambda: self._show_bar(numbers) if self._bar else self._print_line(numbers))
+        left = self._remaining(int(numbers["step"] or 0), time.monotonic())
+        show = self._show_bar if self._bar else self._print_line
+        self._guard(lambda: show(numbers, left))
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
@@ -55,7 +59,6 @@ class Console:
             TextColumn("[bold]step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=None),
-            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[words]}"),
             console=RichConsole(file=sys.stdout),
             expand=True,
@@ -63,30 +66,31 @@ class Console:
         self._bar.add_task("train", total=self._total_steps, completed=resume_step, words="")
         self._bar.start()
 
-    def _show_bar(self, numbers: Numbers) -> None:
+    def _show_bar(self, numbers: Numbers, left: str) -> None:
         """Held-out results stay above the bar, the rest is replaced in it."""
         assert self._bar is not None
         task = self._bar.task_ids[0]
         training = _words({k: v for k, v in numbers.items() if k.startswith("train/")})
         if training:
-            self._bar.update(task, completed=numbers["step"], words=training)
+            self._bar.update(task, completed=numbers["step"], words=training + left)
         held_out = _words({k: v for k, v in numbers.items() if k.startswith("eval/")})
         if held_out:
             self._bar.console.print(f"step {numbers['step']}  {held_out}", highlight=False)
 
-    def _print_line(self, numbers: Numbers) -> None:
-        step = numbers["step"]
+    def _print_line(self, numbers: Numbers, left: str) -> None:
         width = len(str(self._total_steps))
-        words = f"{_words(numbers)}{self._remaining(step)}"
-        _print(f"step {step:>{width}}/{self._total_steps}  {words}")
+        _print(f"step {numbers['step']:>{width}}/{self._total_steps}  {_words(numbers)}{left}")
 
-    def _remaining(self, step: float | int | None) -> str:
-        done = (step or 0) - self._first_step
-        if done <= 0:
+    def _remaining(self, step: int, now: float) -> str:
+        """By the last logs, with the evaluations and saves between them; `now` never goes back."""
+        self._marks.append((now, step))
+        since, first = self._marks[0]
+        if self._is_first:  # the first step is slow: nothing after it is measured with it
+            self._marks.popleft()
+            self._is_first = False
+        if step <= first:
             return ""
-        seconds_per_step = (time.monotonic() - self._started) / done
-        left = seconds_per_step * (self._total_steps - self._first_step - done)
-        return f"  {duration(left)} left"
+        return f"  {duration((now - since) / (step - first) * (self._total_steps - step))} left"
 
     def _guard(self, show: Callable[[], None]) -> None:
         if self._silent:

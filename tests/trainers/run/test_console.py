@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.run.console import Console
+from trainers.run.console import Console, duration
 
 ROOT = Path(__file__).parents[3]
 NUMBERS = {
@@ -41,6 +41,19 @@ def test_one_plain_line_per_log_without_a_terminal(capsys: pytest.CaptureFixture
         "held out 5.5000  accuracy 17.1%  (commonest token 6.2%)  0:00:0"
     )
     assert last.startswith("step 100/100  loss nan")
+
+
+def test_a_slow_beginning_does_not_count_for_ever() -> None:
+    """The mean since the start once told of hours that a compilation in the first step had made."""
+    console = Console(1000, resume_step=100)
+    begin = console._marks[0][0]
+    left = [console._remaining(101, begin + 600)]
+    left += [console._remaining(step, begin + 600 + step - 101) for step in (111, 121, 131)]
+    assert left[0] == f"  {duration(600 * 899)} left"
+    assert left[1:] == [f"  {duration(1000 - step)} left" for step in (111, 121, 131)]
+    later = begin + 630
+    told = [console._remaining(131 + 10 * n, later + 20 * n) for n in range(1, 12)]
+    assert told[-1] == f"  {duration(2 * (1000 - 241))} left", "only the last ten logs count"
 
 
 def test_a_bar_on_a_terminal() -> None:
