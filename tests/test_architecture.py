@@ -24,7 +24,10 @@ FLOORS = [
     ["came.sharded_optimizer"],
     ["came"],
     ["launch", "trainers.errors", "trainers.faults"],
-    ["trainers.durable", "trainers.redact", "trainers.signals", "trainers.typed"],
+    [
+        *("trainers.durable", "trainers.redact", "trainers.regular", "trainers.signals"),
+        "trainers.typed",
+    ],
     [
         *("trainers.config", "trainers.deepspeed_keys", "trainers.schedules", "trainers.phases"),
         "trainers.limits",

@@ -21,6 +21,7 @@ import yaml
 
 from launch.local import STOPPED
 from trainers.redact import redact_text
+from trainers.regular import read_regular
 from trainers.reports.runs import flat, has_results
 from trainers.reports.series import Row
 from trainers.run import ended, metrics
@@ -132,7 +133,7 @@ def _last_error(last: Mapping[str, Any], state: str) -> str | None:
 def _settings(folder: Path, notes: list[str]) -> tuple[int | None, int]:
     """train.steps, None if it cannot be read, and train.log_every."""
     try:
-        text = (folder / SETTINGS_FILE).read_text(encoding="utf-8")
+        text = read_regular(folder / SETTINGS_FILE)
         found = flat(yaml.load(text, _Loader))  # noqa: S506 - a safe loader
     except FileNotFoundError:
         return None, 1

@@ -4,9 +4,10 @@
     came-status runs/a /data/b     of these folders, and of the folders below them
     came-status --json runs/       for a machine: seconds, steps, tokens per second
 
-state is running, stopped, finished, failed or never started. tokens/s is of the last logged
-step, "to go" by the last ten, without evaluations and saves; a checkpoint is told with its age; the last error is the
-one that ended the run, whatever started it. Runs of other machines are told by their files.
+state is running, stopped, finished, failed or never started. tokens/s is of the last logged step,
+"to go" by the last ten, without evaluations and saves; a checkpoint is told with its age; the last
+error is the one that ended the run, whatever started it. Runs of other machines are told by their
+files.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -145,51 +144,6 @@ def test_a_run_of_another_machine_is_told_by_its_metrics(tmp_path: Path) -> None
     with RunFolder.open(run, rank=0):
         found = read_state(run)
     assert found.state == "running" and "does it hang?" in found.notes[0]
-
-
-def damage_settings(run: Path) -> None:
-    (run / "config.yaml").write_bytes(b"train: [\xff")
-
-
-def damage_metrics(run: Path) -> None:
-    (run / "metrics.jsonl").write_text('{"step": "x"}\n{"st')
-
-
-def damage_kinds(run: Path) -> None:
-    (run / "metrics.jsonl").unlink()
-    (run / "metrics.jsonl").mkdir()
-
-
-def damage_checkpoint(run: Path) -> None:
-    (add_checkpoint(run, 90) / "manifest.json").unlink()
-
-
-@pytest.mark.parametrize(
-    ("damage", "note"),
-    [
-        (damage_settings, "config.yaml cannot be read"),
-        (damage_metrics, "metrics.jsonl has no line"),
-        (damage_kinds, "metrics.jsonl cannot be read"),
-        (damage_checkpoint, "step-00000090 has no manifest"),
-    ],
-)
-def test_damage_is_a_note_in_the_row(damage: Any, note: str, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a", 10)
-    damage(run)
-    found = read_state(run)
-    assert found.state == "stopped"
-    assert any(note in told for told in found.notes), found.notes
-
-
-def test_what_is_half_written_or_hostile_raises_nothing(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a", 10)
-    (run / "metrics.jsonl").write_text('{"step": 7, "train/seconds": "fast"}\n{"step": 8, "tra')
-    (run / "ended.json").write_text('{"reason": 3}')
-    (run / "checkpoints").write_text("")
-    (run / ".lock").unlink()
-    os.mkfifo(run / ".lock")
-    found = read_state(run)
-    assert (found.state, found.step, found.tokens_per_second) == ("stopped", 7, None)
 
 
 def test_only_the_end_of_long_metrics_is_read(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from trainers.errors import DataError
 from trainers.redact import redact, redact_text
+from trainers.regular import read_regular
 from trainers.reports.series import Row
 from trainers.run import metrics
 from trainers.run.folder import LEDGER_FILE, PROVENANCE_FILE, SETTINGS_FILE, read_starts
@@ -138,7 +139,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _read(folder: Path, name: str) -> Run:
-    settings = flat(yaml.safe_load((folder / SETTINGS_FILE).read_text(encoding="utf-8")))
+    settings = flat(yaml.safe_load(read_regular(folder / SETTINGS_FILE)))
     if not settings:
         raise ValueError(f"{SETTINGS_FILE} holds no settings")
     rows = _rows(folder / metrics.FILE_NAME)
@@ -187,7 +188,7 @@ def read_ledger(text: str) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    return read_regular(path) if path.exists() else None
 
 
 def flat(sections: Any) -> dict[str, Any]:

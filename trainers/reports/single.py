@@ -10,6 +10,7 @@ from matplotlib.ticker import EngFormatter
 
 from trainers import durable
 from trainers.errors import DataError, StorageError
+from trainers.regular import read_regular
 from trainers.reports.curves import draw
 from trainers.reports.runs import flat
 from trainers.reports.series import GUESSED, Row, Series, guessed
@@ -112,6 +113,6 @@ def _origin(run_dir: Path) -> dict[str, str]:
 def _settings(path: Path) -> dict[str, Any]:
     """config.yaml with dotted keys; empty if it cannot be read."""
     try:
-        return flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return flat(yaml.safe_load(read_regular(path)))
     except (OSError, ValueError, yaml.YAMLError):
         return {}

@@ -18,6 +18,7 @@ from trainers import durable
 from trainers.errors import FolderInUseError
 from trainers.failures import outcome_record, record
 from trainers.redact import redact
+from trainers.regular import read_regular
 from trainers.run.folder import read_owner
 
 FILE_NAME = "ended.json"
@@ -45,7 +46,7 @@ def note_outcome(run_dir: str | Path, outcome: Outcome) -> None:
 def read(run_dir: Path) -> dict[str, Any]:
     """The record, with `is_last` if no start has begun since; empty if there is none to be read."""
     try:
-        found = json.loads((run_dir / FILE_NAME).read_text(encoding="utf-8"))
+        found = json.loads(read_regular(run_dir / FILE_NAME))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict) or not isinstance(found.get("reason"), str):

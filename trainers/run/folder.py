@@ -37,6 +37,7 @@ import yaml
 from trainers import durable
 from trainers.errors import FolderInUseError, StorageError
 from trainers.redact import redact, redact_text
+from trainers.regular import read_regular
 
 if TYPE_CHECKING:
     from trainers.config import Config
@@ -122,7 +123,7 @@ def check(path: str | Path) -> None:
 def read_starts(path: Path) -> list[dict[str, Any]]:
     """The starts in a run folder's provenance.json, oldest first; none if it cannot be read."""
     try:
-        starts = json.loads((path / PROVENANCE_FILE).read_text(encoding="utf-8"))["starts"]
+        starts = json.loads(read_regular(path / PROVENANCE_FILE))["starts"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainers import durable
+from trainers.regular import open_regular, read_regular
 from trainers.run.console import Console
 from trainers.run.mirrors import Mirror
 
@@ -132,7 +133,7 @@ class JsonLines:
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The complete lines of a metrics file in order; a line that is cut or garbled is left out."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(path, errors="replace")
     except FileNotFoundError:
         return
     yield from _rows(text)
@@ -140,7 +141,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_last(path: Path, num_bytes: int = 1 << 16) -> list[dict[str, Any]]:
     """The complete lines in the last `num_bytes` of a metrics file, in order.  Raises OSError."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         start = max(0, os.fstat(file.fileno()).st_size - num_bytes)
         file.seek(start)
         text = file.read(num_bytes).decode("utf-8", errors="replace")
