@@ -66,8 +66,8 @@ def finetune(config: FinetuneConfig, words: Sequence[str]) -> dict[str, Any]:
 
 def _run(config: FinetuneConfig, data: Any, words: Sequence[str]) -> dict[str, Any]:
     from trainers.finetuning.models import Start
-    from trainers.finetuning.prepare import kind_of
-    from trainers.finetuning.results import Results, table
+    from trainers.finetuning.prepare import kind_of, over_sets
+    from trainers.finetuning.results import FILE_NAME, TABLE_NAME, Results, table
     from trainers.finetuning.train import device_name, run_seed
     from trainers.run.folder import provenance
 
@@ -76,8 +76,8 @@ def _run(config: FinetuneConfig, data: Any, words: Sequence[str]) -> dict[str, A
         start = Start.of(Path(config.model).resolve(), Path(scratch), config.untrained)
         sums = {f"data.{name}": sha256 for name, sha256 in data.origin.items()}
         settings = {**identity(config), "model.sha256": start.sha256, **sums}
-        results = Results.open(config.folder, settings)
         kind = kind_of(config, start.tokenizer)
+        results = Results.open(config.folder, settings, over_sets(data.dev, kind.baseline))
         for seed in range(config.seeds):
             if results.has(seed):
                 print(f"seed {seed}  is in {config.folder} already")
@@ -85,6 +85,8 @@ def _run(config: FinetuneConfig, data: Any, words: Sequence[str]) -> dict[str, A
             origin = provenance(["came-finetune", *words], device=device, world_size=1)
             results.add(seed, {**run_seed(config, start, kind, data, seed), "origin": origin})
     print(table([results.told]), end="")
+    print(f"baseline: always {kind.always}, of the samples that are judged")
+    print(f"results   {config.folder / FILE_NAME}, {config.folder / TABLE_NAME}")
     return results.told
 
 

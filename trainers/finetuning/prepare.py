@@ -1,6 +1,6 @@
 """From samples to what the Trainer takes, and from the model's outputs back to metrics."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,12 +22,16 @@ class Kind(Protocol):
     """One of the two kinds of tasks, with its settings."""
 
     num_labels: int | None  # of the model's head; 1 for a score, None for spans
+    always: str  # what the baseline says
 
     def train_rows(self, samples: Sequence[Any]) -> Rows:
         """Inputs with labels."""
 
     def dev_rows(self, samples: Sequence[Any]) -> tuple[Rows, Measure]:
         """Inputs, and what makes metrics of the outputs for them."""
+
+    def baseline(self, samples: Sequence[Any]) -> dict[str, float]:
+        """The metrics of who always says the same: the commonest label, or that nothing answers."""
 
 
 class Texts:
@@ -38,6 +42,7 @@ class Texts:
             raise ConfigError(f"task={task.name} has two texts, and the tokenizer nothing between")
         self.task, self.tokenizer, self.length = task, tokenizer, length
         self.num_labels: int | None = len(task.labels) or 1
+        self.always = "the commonest label" if task.labels else "the same score"
 
     def train_rows(self, samples: Sequence[Example]) -> Rows:
         return [
@@ -55,6 +60,13 @@ class Texts:
 
         return self._rows(samples), metrics
 
+    def baseline(self, samples: Sequence[Example]) -> dict[str, float]:
+        """Of a score any number, always the same: it correlates with nothing."""
+        truth = np.array([sample.label for sample in samples], dtype=float)
+        labels, counts = np.unique(truth, return_counts=True)
+        guesses = np.full_like(truth, labels[counts.argmax()])
+        return {name: SCORES[name](guesses, truth) for name in self.task.metrics}
+
     def _rows(self, samples: Sequence[Example]) -> Rows:
         columns = zip(*(sample.texts for sample in samples), strict=True)
         found = self.tokenizer(
@@ -67,6 +79,7 @@ class Spans:
     """SQuAD: a question, a context, and an answer in it."""
 
     num_labels: int | None = None
+    always = "that there is no answer"
 
     def __init__(self, config: FinetuneConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         if tokenizer.cls_token_id is None:
@@ -87,6 +100,9 @@ class Spans:
 
         return [dict(window.inputs) for window in windows], metrics
 
+    def baseline(self, samples: Sequence[Question]) -> dict[str, float]:
+        return judge(samples, {sample.id: "" for sample in samples})
+
     def _cut(self, samples: Sequence[Question]) -> list[Any]:
         return cut(samples, self.tokenizer, self.config.length, self.config.stride)
 
@@ -96,3 +112,14 @@ def kind_of(config: FinetuneConfig, tokenizer: PreTrainedTokenizerBase) -> Kind:
     if config.is_squad:
         return Spans(config, tokenizer)
     return Texts(GLUE[config.task], tokenizer, config.length)
+
+
+def over_sets(
+    sets: Mapping[str, Sequence[Any]], measure: Callable[[Sequence[Any]], Mapping[str, float]]
+) -> dict[str, float]:
+    """The metrics of all sets, by name and what tells the set: of MNLI _matched, _mismatched."""
+    return {
+        f"{metric}{name.removeprefix('dev')}": value
+        for name, samples in sets.items()
+        for metric, value in measure(samples).items()
+    }

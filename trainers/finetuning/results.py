@@ -16,18 +16,26 @@ TABLE_NAME = "table.md"
 class Results:
     """The finished seeds of one folder, all with the same settings."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], baseline: Mapping[str, float]
+    ) -> None:
         self.folder = folder
-        self.told: dict[str, Any] = {"settings": dict(settings), "seeds": {}}
+        self.told: dict[str, Any] = {
+            "settings": dict(settings),
+            "baseline": dict(baseline),
+            "seeds": {},
+        }
 
     @classmethod
-    def open(cls, folder: Path, settings: Mapping[str, Any]) -> "Results":
-        """Those of `folder`, none if it is new.
+    def open(
+        cls, folder: Path, settings: Mapping[str, Any], baseline: Mapping[str, float]
+    ) -> "Results":
+        """Those of `folder`, none if it is new; `baseline` are metrics without a model, by name.
 
         Raises ConfigError when seeds there had other settings, DataError when they cannot be read,
         StorageError when the folder cannot be made.
         """
-        results = cls(folder, settings)
+        results = cls(folder, settings, baseline)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -41,7 +49,9 @@ class Results:
                         f"out={folder} has results with {key}={old.get(key)}, and this is "
                         f"{new.get(key)}: name another folder with out=..."
                     )
-            results.told = found
+            results.told = {**found, "baseline": results.told["baseline"]}
+            if results.told != found:  # of a version that had none
+                results.write()
         return results
 
     def has(self, seed: int) -> bool:
@@ -50,6 +60,10 @@ class Results:
     def add(self, seed: int, found: Mapping[str, Any]) -> None:
         """Write the results with those of `seed`. Raises StorageError."""
         self.told["seeds"][str(seed)] = dict(found)
+        self.write()
+
+    def write(self) -> None:
+        """Write results and table. Raises StorageError."""
         try:
             durable.write_text(self.folder / FILE_NAME, json.dumps(self.told, indent=1) + "\n")
             durable.write_text(self.folder / TABLE_NAME, table([self.told]))
@@ -72,6 +86,7 @@ def read_results(path: Path) -> dict[str, Any]:
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a line for each metric of each of `results`, over their seeds."""
     head = ["task", "model", "optimizer", "lr", "metric", "n", "mean", "std", "min", "max"]
+    head += ["baseline"]
     lines = [head, *(line for told in results for line in _lines(told))]
     widths = [max(3, *(len(line[at]) for line in lines)) for at in range(len(head))]
     left = head.index("n")
@@ -97,5 +112,7 @@ def _lines(told: Mapping[str, Any]) -> list[list[str]]:
         spread = stdev(values) if len(values) > 1 else None  # n - 1
         numbers = [f"{100 * v:.2f}" for v in (min(values), max(values))]
         shown = f"{100 * spread:.2f}" if spread is not None else "-"
+        baseline = told.get("baseline", {}).get(name)
+        numbers.append("-" if baseline is None else f"{100 * baseline:.2f}")
         found.append([*what, name, str(len(values)), f"{100 * mean(values):.2f}", shown, *numbers])
     return found

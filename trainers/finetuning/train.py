@@ -21,7 +21,7 @@ from launch.devices import num_cores
 from trainers.build import build_optimizer
 from trainers.errors import NonFiniteError
 from trainers.finetuning.models import Start, build
-from trainers.finetuning.prepare import Kind
+from trainers.finetuning.prepare import Kind, over_sets
 from trainers.finetuning.settings import FinetuneConfig
 from trainers.finetuning.sources import TaskData
 
@@ -83,12 +83,12 @@ def run_seed(
                 f"seed {seed}: the training loss is {loss}: set a smaller optimizer.lr "
                 f"(now {config.optimizer.lr:g}) or a longer warmup_fraction"
             )
-        metrics = {}
-        for name, samples in data.dev.items():
+
+        def judged(samples: Sequence[Any]) -> dict[str, float]:
             inputs, measure = kind.dev_rows(samples)
-            found = measure(trainer.predict(inputs).predictions)
-            end = name.removeprefix("dev")  # of MNLI: _matched, _mismatched
-            metrics |= {f"{metric}{end}": value for metric, value in found.items()}
+            return measure(trainer.predict(inputs).predictions)
+
+        metrics = over_sets(data.dev, judged)
     return {
         "metrics": metrics,
         "train_loss": loss,

@@ -48,7 +48,9 @@ def test_two_seeds_learn_resume_and_are_compared(run, reviews, tmp_path, capsys)
     assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
     assert main(words) == 0  # nothing is left to run
     assert read_results(tmp_path) == told
-    assert "seed 1  is in" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "seed 1  is in" in shown and f"{tmp_path / 'results.json'}" in shown
+    assert told["baseline"] == {"accuracy": 0.5}
     assert main([*words, "epochs=3"]) == ConfigError.exit_code
     assert "epochs=8.0, and this is 3.0" in capsys.readouterr().err
     assert main(["--table", f"{tmp_path}"]) == 0
@@ -138,18 +140,20 @@ def test_the_table_has_n_mean_spread_and_ends(tmp_path: Path) -> None:
     results = Results.open(
         tmp_path,
         {"task": "sst2", "untrained": True, "optimizer.name": "adamw", "optimizer.lr": 5e-5},
+        {"accuracy": 0.509},
     )
     for seed, value in enumerate(values):
         results.add(seed, {"metrics": {"accuracy": value}})
     assert cells((tmp_path / "table.md").read_text()) == [
         *("sst2", "untrained", "adamw", "5e-05", "accuracy", "3"),
-        *("65.00", f"{100 * stdev(values):.2f}", "50.00", "75.00"),
+        *("65.00", f"{100 * stdev(values):.2f}", "50.00", "75.00", "50.90"),
     ]
     one = {**results.told, "seeds": {"0": {"metrics": {"accuracy": 1.0}}}}
-    assert cells(table([one]))[5:] == ["1", "100.00", "-", "100.00", "100.00"]
+    del one["baseline"]  # of an older version
+    assert cells(table([one]))[5:] == ["1", "100.00", "-", "100.00", "100.00", "-"]
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(DataError, match="results.json cannot be read"):
-        Results.open(tmp_path, {})
+        Results.open(tmp_path, {}, {})
 
 
 def test_a_subset_is_the_same_every_time() -> None:
