@@ -18,6 +18,7 @@ from trainers.reports.bars import BARS, draw_bars, is_measured
 from trainers.reports.compare import draw_curves, metrics_of
 from trainers.reports.groups import Group, Section, sort_runs
 from trainers.reports.paper import Figure
+from trainers.reports.rates import draw_rates, swept_metric
 from trainers.reports.runs import Run
 from trainers.reports.series import GUESSED
 from trainers.reports.style import DARK, LIGHT, THEMES
@@ -100,7 +101,7 @@ def _section(section: Section, index: int, paper: Figure | None) -> dict[str, An
     return {
         "title": section.title,
         "notes": tables.notes(section),
-        "curves": list(_curves(section, index, beside)),
+        "curves": [*_curves(section, index, beside), *_rates(section, index)],
         "bars": list(_bars(section, index)),
         "final": tables.final_table(section, beside),
         "cost": tables.cost_table(section),
@@ -122,6 +123,12 @@ def _curves(section: Section, index: int, paper: Figure | None) -> Iterator[Show
             draw = partial(draw_curves, section, metric, paper=beside, as_fraction=as_fraction)
             words = f"{GUESSED.get(metric, 'held-out loss')} over the {over} of training"
             yield _shown(f"{index}-{kind}-{over}", words, draw)
+
+
+def _rates(section: Section, index: int) -> Iterator[Shown]:
+    if metric := swept_metric(section):
+        words = f"{GUESSED.get(metric, 'held-out loss')} at the end over the learning rate"
+        yield _shown(f"{index}-rates", words, partial(draw_rates, section, metric))
 
 
 def _bars(section: Section, index: int) -> Iterator[Shown]:

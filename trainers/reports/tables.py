@@ -8,6 +8,7 @@ from typing import Any
 from trainers.reports.bars import BARS, in_units, is_measured
 from trainers.reports.groups import Group, Section, differing
 from trainers.reports.paper import PAPER_NAMES, Figure
+from trainers.reports.rates import sweeps
 from trainers.reports.runs import Run
 from trainers.reports.series import GUESSED
 from trainers.reports.spread import Spread, last
@@ -37,14 +38,21 @@ _NONE = "-"
 
 
 def final_table(section: Section, paper: Figure | None) -> Table:
-    """n, mean and spread of each held-out metric at the end of the runs, and the paper's."""
+    """n, mean and spread of each held-out metric at the end of the runs, and the paper's.
+
+    The best of a sweep of learning rates is marked, by each metric for itself.
+    """
     rows: list[tuple[str, ...]] = []
     for name, (words, form) in _FINAL.items():
         found = [(group, Spread.of(last(group.repetitions, name))) for group in section.groups]
         if not any(spread for _, spread in found):
             continue
         rows.append((words[0].upper() + words[1:],))
-        rows += [(group.label, *_cells(group, spread, form)) for group, spread in found]
+        best = {id(sweep.best(name)) for sweep in sweeps(section)}
+        rows += [
+            (f"{group.label}{' (best)' if id(group) in best else ''}", *_cells(group, spread, form))
+            for group, spread in found
+        ]
         if paper is not None and paper.metric == name:
             rows += _papers(paper, form)
     head = ("", "n", "mean", "std", "lowest", "highest")
