@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import log10
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from trainers.reports.spread import last
 from trainers.reports.style import Theme, rc
 
 RATE = "optimizer.lr"
-_MOST_TICKS = 6
+_TICK_APART = 0.12  # of the width
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,21 @@ def _draw(axes: Axes, sweep: Sweep, metric: str, look: Group, theme: Theme) -> N
 
 
 def _scale(axes: Axes, rates: Sequence[float]) -> None:
-    """A tick at each learning rate that was tried, while there is room."""
-    step = -(-len(rates) // _MOST_TICKS)
-    axes.xaxis.set_major_locator(FixedLocator(list(rates[::step])))
+    axes.xaxis.set_major_locator(FixedLocator(ticks_of(rates)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(lambda rate, _: in_words(rate))
     axes.set_xlabel("learning rate (log scale)")
+
+
+def ticks_of(rates: Sequence[float]) -> list[float]:
+    """The learning rates that were tried, from low to high, without those too close to be read."""
+    apart = _TICK_APART * log10(rates[-1] / rates[0])
+    found = [rates[0]]
+    for rate in rates[1:]:
+        if log10(rate / found[-1]) >= apart:
+            found.append(rate)
+    return found
 
 
 def in_words(rate: float) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.trainers.reports.run_folders import write_run
 from trainers.reports.groups import Section, sort_runs
-from trainers.reports.rates import draw_rates, in_words, sweeps, swept_metric
+from trainers.reports.rates import draw_rates, in_words, sweeps, swept_metric, ticks_of
 from trainers.reports.runs import read_runs
 from trainers.reports.style import LIGHT
 from trainers.reports.tables import final_table
@@ -64,3 +64,8 @@ def test_rates_in_words() -> None:
     assert [in_words(rate) for rate in (1e-4, 1.6e-3, 2.5e-5, 1)] == [
         *("1e-4", "1.6e-3", "2.5e-5", "1e0"),
     ]
+
+
+def test_ticks_can_be_read() -> None:
+    assert ticks_of([1e-4, 4e-4, 1.6e-3, 1.7e-3]) == [1e-4, 4e-4, 1.6e-3]
+    assert ticks_of([1e-4, 2e-4]) == [1e-4, 2e-4]
