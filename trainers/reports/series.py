@@ -43,6 +43,11 @@ class Series:
         """The median value."""
         return float(np.median(self.values))
 
+    @property
+    def smoothed_at_end(self) -> int:
+        """How many points the last value of `smooth` is the mean of: 1 with fewer than 40."""
+        return self.values.size // 40 + 1
+
     def smooth(self) -> "Series":
         """A moving mean over a twentieth of the points.
 
@@ -50,7 +55,7 @@ class Series:
         would hide it; at the end it keeps to the points there are.
         """
         size = self.values.size
-        half = size // 40
+        half = self.smoothed_at_end - 1
         places = np.arange(size)
         first = np.maximum(places - half, 0)
         last = np.minimum(places + np.minimum(half, places), size - 1)

@@ -82,7 +82,9 @@ def results(rows: Sequence[Row]) -> dict[str, str]:
         if series := Series.of(rows, name):
             found[words] = form.format(series.last)
     if training := Series.of(rows, "train/loss"):
-        found["training loss, end of the smoothed curve"] = f"{training.smooth().last:.4f}"
+        count = training.smoothed_at_end
+        words = f"mean of the last {count} logs" if count > 1 else "the last log"
+        found[f"training loss, {words}"] = f"{training.smooth().last:.4f}"
     accuracy = Series.of(rows, guessed(rows))
     commonest = Series.of(rows, "eval/commonest_token_accuracy")
     if accuracy and commonest and commonest.last > 0:

@@ -84,6 +84,15 @@ def test_curves_carry_the_numbers(tmp_path: Path) -> None:
     assert speed.lines[0].get_ydata()[-1] == 40_100
 
 
+@pytest.mark.parametrize(
+    ("count", "words", "value"),
+    [(5, "the last log", "5.0000"), (80, "mean of the last 3 logs", "79.0000")],
+)
+def test_the_training_loss_is_called_what_it_is(count: int, words: str, value: str) -> None:
+    rows = [{"step": step, "train/loss": float(step)} for step in range(1, count + 1)]
+    assert results(rows)[f"training loss, {words}"] == value
+
+
 def test_smoothing_keeps_lines_and_means() -> None:
     steps = np.arange(1, 401)
     straight = Series(steps, 3.0 * steps)
