@@ -14,16 +14,19 @@ from trainers.reports.style import LIGHT, rc
 # Light alone: README shows it, and a page around it chooses no other.
 _COLORS = LIGHT.optimizers
 BLUE, ORANGE, GREEN, VIOLET = (_COLORS[name] for name in ("came", "adamw", "adafactor", "lamb"))
+_WIDEST = 70  # letters of the title
 INK, MIDDLE = LIGHT.ink, LIGHT.middle
 
 
 def draw(rows: Sequence[Row], title: str, subtitle: str = "") -> Figure:
     """Loss and accuracy above, learning rate and speed below, over the steps."""
     with rc_context(rc(LIGHT)):
-        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
+        # Inches, and as shares: above stand two lines, each for itself, as either may be long.
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, rect=(0, 0, 1, 0.905))
         figure = Figure(figsize=(10, 6.2), layout=layout)
-        figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
-        figure.text(0.988, 0.962, subtitle, ha="right", va="center", color=MIDDLE)
+        words = title if len(title) <= _WIDEST else f"{title[: _WIDEST - 3]}..."
+        figure.text(0.012, 0.962, words, va="center", fontsize=14, fontweight="bold")
+        figure.text(0.012, 0.92, subtitle, va="center", color=MIDDLE)
         grid = figure.add_gridspec(2, 2, height_ratios=(2.3, 1))
         panels = (_draw_loss, _draw_accuracy, _draw_rate, _draw_speed)
         for place, panel in enumerate(panels):

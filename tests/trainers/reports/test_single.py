@@ -84,6 +84,15 @@ def test_curves_carry_the_numbers(tmp_path: Path) -> None:
     assert speed.lines[0].get_ydata()[-1] == 40_100
 
 
+def test_a_long_title_and_what_stands_below_it_are_apart() -> None:
+    """The name of a run of a sweep once stood on the words beside it."""
+    figure = draw(rows_of_a_run(), "optimizer.lr=0.0004," * 5, "x" * 70)
+    figure.canvas.draw()
+    title, below = (text.get_window_extent() for text in figure.texts)
+    assert title.y0 > below.y1 and max(title.x1, below.x1) < figure.bbox.x1
+    assert below.y0 > max(axes.title.get_window_extent().y1 for axes in figure.axes)
+
+
 @pytest.mark.parametrize(
     ("count", "words", "value"),
     [(5, "the last log", "5.0000"), (80, "mean of the last 3 logs", "79.0000")],
