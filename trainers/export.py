@@ -25,6 +25,7 @@ from trainers.finished import (
     Place,
     read_global_size,
     read_module,
+    read_phases,
     read_settings,
     read_tokenizer,
 )
@@ -67,7 +68,7 @@ def _write_card(place: Place, config: Config, file: Path) -> None:
     step = step_of(place.commit)
     assert step is not None, place.commit
     trained = replace(config, batch=replace(config.batch, global_size=read_global_size(place)))
-    card = model_card(trained, place.folder, step)
+    card = model_card(trained, place.folder, step, read_phases(place))
     file.write_text(card, encoding="utf-8")
 
 

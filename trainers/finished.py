@@ -82,6 +82,11 @@ def read_shortest(place: Place) -> int | None:
     return min((phase.get("sequence_length") or base for phase in _phases(saved)), default=None)
 
 
+def read_phases(place: Place) -> list[dict[str, Any]]:
+    """All phases of the run, as its settings spell them; `read_settings` has those of the last."""
+    return _phases(_saved(place))
+
+
 def read_global_size(place: Place) -> int:
     """Sequences of a step of the run; `read_settings` has those of one process."""
     return int(_saved(place)["batch"]["global_size"])

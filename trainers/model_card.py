@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from trainers import fidelity
 from trainers.config import Config
 from trainers.redact import redact_text
+from trainers.regular import read_regular
 from trainers.run import metrics
 from trainers.run.folder import read_starts
 
@@ -17,10 +20,16 @@ _PIPELINES = {
 }
 
 
-def model_card(config: Config, run: Path, step: int) -> str:
+def model_card(
+    config: Config, run: Path, step: int, phases: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """Markdown with the front matter of the Hugging Face hub.
 
-    `run` is the run folder, `step` that of the exported checkpoint.
+    Args:
+        config: the settings as the run ended; those of its last phase, if it has phases.
+        run: the run folder.
+        step: of the exported checkpoint.
+        phases: all of the run, as its settings spell them.
     """
     model, objective, optimizer = config.model, config.objective, config.optimizer
     front = ["---", "library_name: transformers", f"pipeline_tag: {_PIPELINES[objective.name]}"]
@@ -36,6 +45,8 @@ def model_card(config: Config, run: Path, step: int) -> str:
         "dtype": config.runtime.dtype,
         "seed": config.run.seed,
     }
+    if phases:
+        told["phases"] = "; ".join(_phase(phase) for phase in phases)
     told |= {"trained": f"{step:,} steps", **_origin(run)}
     parts = [
         "\n".join([*front, "---"]),
@@ -45,9 +56,24 @@ def model_card(config: Config, run: Path, step: int) -> str:
     ]
     if results := _results(run, step):
         parts.append("## Held-out results\n\n" + _table(results))
-    if page := fidelity.markdown(config):
+    if page := _fidelity(run):
         parts.append(page.replace("\n## ", "\n### ").replace("# ", "## ", 1))
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _phase(phase: Mapping[str, Any]) -> str:
+    given = {key: value for key, value in phase.items() if value is not None}
+    share = given.pop("share", None)
+    told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in given.items())
+    return f"{share} of the steps: {told or 'as above'}"
+
+
+def _fidelity(run: Path) -> str | None:
+    """As the run wrote it: of all its phases, which `config` has no more."""
+    try:
+        return read_regular(run / fidelity.FILE_NAME, errors="replace")
+    except OSError:
+        return None
 
 
 def _data(config: Config) -> str:

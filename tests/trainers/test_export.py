@@ -1,6 +1,7 @@
 """What is exported is what was trained, and the tools of transformers take it from there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from tests.trainers.finished_run import RECIPES, make_run, save
 from trainers.compose import compose
 from trainers.errors import CheckpointError, DataError, StorageError
 from trainers.export import export, main
+from trainers.fidelity import markdown
 from trainers.model_card import model_card
+from trainers.phases import phase_configs
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -110,12 +113,26 @@ def test_the_card_has_results_and_the_distance_to_the_paper(tmp_path: Path) -> N
     start = {"commit": "abc", "dirty": True, "device": "a|b", "versions": {"torch": "2"}}
     (run / "provenance.json").write_text(json.dumps({"starts": [start]}))
     config = compose(["experiment=bert_large_32k", "data.path=/home/me/wiki/"], 2)
+    (run / "fidelity.md").write_text(str(markdown(config)))  # as a run does
     card = model_card(config, run, 5)
     assert "| step | 4 |\n| eval/loss | 2.5 |" in card
     assert "| commit | abc with changes |" in card and "| device | a\\|b |" in card
     assert "\n## Fidelity: bert_large_32k with came, and the paper\n" in card
     assert "\n### Deviations\n" in card and "| data | wiki |" in card
     assert "| eval/loss | 3 |" in model_card(config, run, 3)
+
+
+def test_the_card_of_phases_compares_all_of_them(tmp_path: Path) -> None:
+    """It once compared the last phase with the paper: every setting of it was a deviation."""
+    config = compose(["experiment=bert_large_32k_two_phase", "data.path=wiki/"], 2)
+    (tmp_path / "fidelity.md").write_text(str(markdown(config)))
+    last = replace(phase_configs(config)[-1], train=replace(config.train, phases=()))
+    phases = [{"share": 0.9, "sequence_length": 128, "micro_size": None}, {"share": 0.1}]
+    card = model_card(last, tmp_path, 5, phases)
+    assert "| phases | 0.9 of the steps: sequence length 128; 0.1 of the steps: as above |" in card
+    paper = str(markdown(config)).split("\n\n", 1)[1]
+    assert paper.replace("\n## ", "\n### ").strip() in card
+    assert markdown(last) != markdown(config)
 
 
 def test_pipelines_work(exported) -> None:
