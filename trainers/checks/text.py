@@ -12,10 +12,11 @@ from trainers.data.prepare import Prepared, find
 from trainers.data.splits import open_phases
 from trainers.data.statistics import describe
 from trainers.errors import DataError
-from trainers.phases import shortest_length
+from trainers.phases import plan, shortest_length
 from trainers.validate import missing_text
 
 TITLE = "Data"
+_MANY = 100  # passes over the text
 
 
 def check_text(config: Config, words: Sequence[str]) -> Check:
@@ -32,8 +33,8 @@ def _look(config: Config, words: Sequence[str]) -> Check:
         raise DataError(missing)
     source, prepared = find(config.data, needs_of(config.objective, shortest_length(config)))
     if prepared is not None:
-        open_phases(config)  # which refuses too little text for a batch
-        return _ready(prepared)
+        phases = open_phases(config)  # which refuses too little text for a batch
+        return _ready(prepared, passes(config, [data.train.num_samples for data in phases]))
     parts = source.parts()  # where it is missing, or the hub does not answer, this says so
     if not parts:
         raise DataError(f"{source.name} holds no text")
@@ -46,13 +47,28 @@ def _look(config: Config, words: Sequence[str]) -> Check:
     return Check(TITLE, True, bullets(lines), {"prepared": False, "text_bytes": num_bytes})
 
 
-def _ready(prepared: Prepared) -> Check:
+def passes(config: Config, num_samples: Sequence[int]) -> float:
+    """How many times the steps of a run read its text; `num_samples` are those of each phase."""
+    return sum(
+        (stretch.last - stretch.first + 1) * stretch.size / num_samples[stretch.phase]
+        for stretch in plan(config).stretches
+    )
+
+
+def _ready(prepared: Prepared, times: float) -> Check:
     lines = [f"prepared in {prepared.folder}", *describe(prepared.statistics)[:4]]
+    lines.append(f"the steps read it {times:,.1f} times")
+    if times > _MANY:
+        lines[-1] += (
+            f": WARNING, beyond {_MANY} times a model learns it by heart; add text, or set "
+            "smaller train.steps or batch.global_size"
+        )
     statistics = asdict(prepared.statistics)
     details = {
         "prepared": True,
         "folder": str(prepared.folder),
         "fingerprint": prepared.fingerprint,
+        "passes": times,
         "statistics": statistics,
     }
     return Check(TITLE, True, bullets([" ".join(line.split()) for line in lines]), details)
