@@ -10,7 +10,7 @@ from trainers.config import Config
 from trainers.data.needs import needs_of
 from trainers.data.prepare import Prepared, find
 from trainers.data.splits import open_phases
-from trainers.data.statistics import describe
+from trainers.data.statistics import describe, too_short
 from trainers.errors import DataError
 from trainers.phases import plan, shortest_length
 from trainers.validate import missing_text
@@ -31,10 +31,12 @@ def check_text(config: Config, words: Sequence[str]) -> Check:
 def _look(config: Config, words: Sequence[str]) -> Check:
     if missing := missing_text(config.data):
         raise DataError(missing)
-    source, prepared = find(config.data, needs_of(config.objective, shortest_length(config)))
+    needs = needs_of(config.objective, shortest_length(config))
+    source, prepared = find(config.data, needs)
     if prepared is not None:
         phases = open_phases(config)  # which refuses too little text for a batch
-        return _ready(prepared, passes(config, [data.train.num_samples for data in phases]))
+        times = passes(config, [data.train.num_samples for data in phases])
+        return _ready(prepared, times, too_short(prepared.statistics, needs.fills))
     parts = source.parts()  # where it is missing, or the hub does not answer, this says so
     if not parts:
         raise DataError(f"{source.name} holds no text")
@@ -55,7 +57,7 @@ def passes(config: Config, num_samples: Sequence[int]) -> float:
     )
 
 
-def _ready(prepared: Prepared, times: float) -> Check:
+def _ready(prepared: Prepared, times: float, warning: str | None) -> Check:
     lines = [f"prepared in {prepared.folder}", *describe(prepared.statistics)[:4]]
     lines.append(f"the steps read it {times:,.1f} times")
     if times > _MANY:
@@ -63,6 +65,7 @@ def _ready(prepared: Prepared, times: float) -> Check:
             f": WARNING, beyond {_MANY} times a model learns it by heart; add text, or set "
             "smaller train.steps or batch.global_size"
         )
+    lines += [warning] if warning else []
     statistics = asdict(prepared.statistics)
     details = {
         "prepared": True,

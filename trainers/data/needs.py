@@ -17,11 +17,13 @@ class Needs:
 
     units: "sentences", split by rules and stripped; or "documents", with their blanks and line
     breaks. max_tokens: longer units are cut. special: roles of special tokens (`SpecialIds`).
+    fills: tokens of a sequence that one document has to fill; 0 where they lie end to end.
     """
 
     units: Literal["sentences", "documents"]
     max_tokens: int
     special: tuple[str, ...]
+    fills: int = 0
 
 
 def needs_of(objective: ObjectiveConfig, sequence_length: int | None = None) -> Needs:
@@ -35,7 +37,8 @@ def needs_of(objective: ObjectiveConfig, sequence_length: int | None = None) -> 
         raise ConfigError(f"objective.sequence_length={length}: need at least 5")
     match objective.name:
         case "masked_lm":
-            return Needs("sentences", (length - 3) // 2, ("pad", "cls", "sep", "mask"))
+            fills = 0 if objective.packing else length
+            return Needs("sentences", (length - 3) // 2, ("pad", "cls", "sep", "mask"), fills)
         case "causal_lm":
             return Needs("documents", PIECE_TOKENS, ("eos",))
         case "span_corruption":

@@ -31,7 +31,7 @@ from trainers.data.open_source import open_source
 from trainers.data.progress import say, step
 from trainers.data.publish import build_once
 from trainers.data.shards import Shard, cut_words, write_shard
-from trainers.data.statistics import Statistics, statistics
+from trainers.data.statistics import Statistics, statistics, too_short
 from trainers.data.store import Store, StoreMeta, merge_stores
 from trainers.data.tokenizer import (
     SpecialIds,
@@ -191,17 +191,18 @@ def _build(data: DataConfig, source: Source, needs: Needs, folder: Path) -> None
         least = MIN_DOCUMENTS if data.heldout_fraction else 1
         _check_fit(Store.open(folder / part), special_ids(tokenizer).unk, part, least)
     content = json.dumps([fingerprint(tokenizer), *(meta.sha256 for meta in metas)])
+    found = statistics(
+        *(Store.open(folder / part) for part in PARTS),
+        vocab_size=tokenizer.get_vocab_size(),
+        num_text_bytes=sum(len(shard.texts) for shard, _ in opened),
+        num_bad=sum(shard.meta.num_bad for shard, _ in opened),
+    )
+    if warning := too_short(found, needs.fills):
+        say(warning)
     meta = {
         "source": source.name,
         "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
-        "statistics": asdict(
-            statistics(
-                *(Store.open(folder / part) for part in PARTS),
-                vocab_size=tokenizer.get_vocab_size(),
-                num_text_bytes=sum(len(shard.texts) for shard, _ in opened),
-                num_bad=sum(shard.meta.num_bad for shard, _ in opened),
-            )
-        ),
+        "statistics": asdict(found),
     }
     write_text(folder / "meta.json", json.dumps(meta, indent=2) + "\n")
     shutil.rmtree(folder / "shards")

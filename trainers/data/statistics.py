@@ -1,5 +1,6 @@
 """What was prepared, in numbers for a person."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,3 +68,22 @@ def describe(found: Statistics) -> list[str]:
         bar = "#" * max(1, round(40 * count / most))
         lines.append(f"{int(limit) // 2:>10,} to {int(limit) - 1:<10,} {count:>12,} {bar}")
     return lines
+
+
+def too_short(found: Statistics, fills: int) -> str | None:
+    """What to do where half of the documents fill less than a quarter of a sequence; else None.
+
+    Args:
+        fills: tokens of a sequence that one document has to fill, see `Needs`.
+    """
+    median = found.median_length
+    if 4 * median >= fills:
+        return None
+    number = math.ceil(fills / max(1, median))
+    return (
+        f"WARNING, documents are short: half of the {found.num_documents:,} have no more than "
+        f"{median:,.0f} tokens, and a sequence has {fills}: most of it would be padding. Is each "
+        f"paragraph a document? data=mix 'data.sources=[{{path: FOLDER, join_records: {number}}}]' "
+        f"joins {number} of them to one; for documents that are short, several go into a sequence "
+        "with objective.packing=true objective.next_sentence=false"
+    )
