@@ -42,7 +42,11 @@ _came() {
             compopt -o nospace
         fi
     else
-        COMPREPLY=($(compgen -W "$values" -- "$current"))
+        # Of a sweep, came,adamw, what stands behind the last comma is completed.
+        local swept="${current#*=}"
+        swept="${swept%"${swept##*,}"}"
+        COMPREPLY=($(compgen -W "$values" -- "$key=${current##*[=,]}"))
+        COMPREPLY=("${COMPREPLY[@]/#"$key="/"$key=$swept"}")
         # Where = parts words, bash replaces what stands behind it alone.
         [[ $COMP_WORDBREAKS == *=* ]] && COMPREPLY=("${COMPREPLY[@]#*=}")
     fi
@@ -63,7 +67,9 @@ _came() {
     elif [[ " $paths " == *" $key "* ]]; then
         compset -P 1 '*=' && _files
     else
-        compadd -- ${(M)${=values}:#$key=*}
+        compset -P 1 '*='
+        compset -P '*,'  # of a sweep, came,adamw
+        compadd -- ${${(M)${=values}:#$key=*}#*=}
     fi
 }
 (( $+functions[compdef] )) || { autoload -U compinit && compinit }

@@ -163,7 +163,7 @@ def _launch(line: CommandLine) -> int:
         return _sweep(line)
     config = compose(line.overrides, flags=FLAGS["came-train"])
     if config.launch.dry_run or config.launch.name != "local":
-        return _start(job_of(line.overrides, config))
+        return _start(job_of([*line.overrides, *line.flags], config))
     listener.grace = config.runtime.grace_seconds
     from trainers.data.splits import look_for_text, open_phases
     from trainers.run.ended import note_outcome, recorded
@@ -204,7 +204,7 @@ def job_of(words: Sequence[str], config: Config) -> Job:
 def _sweep(line: CommandLine) -> int:
     """One job for each combination of values: here one after another, or all into a queue."""
     sweep = read_sweep(line.overrides, FLAGS["came-train"])
-    jobs = {swept.name: job_of(swept.words, swept.config) for swept in sweep.jobs}
+    jobs = {swept.name: job_of([*swept.words, *line.flags], swept.config) for swept in sweep.jobs}
     if any(is_dry(job) or job.launch.name in QUEUED for job in jobs.values()):
         codes = []
         for title, swept in titles(sweep):

@@ -140,9 +140,9 @@ DRY = {
     "kubernetes": [*SIZE, "launch.kubernetes.image=came:1", "launch.kubernetes.claim=runs"],
 }
 PRINTED = {
-    "local": "2 times, on this machine: came-train train.steps=30\n",
-    "torchrun": "--no-python came-train train.steps=30\n",
-    "deepspeed": "--module trainers.pretrain train.steps=30\n",
+    "local": "2 times, on this machine: came-train train.steps=30 --traceback\n",
+    "torchrun": "--no-python came-train train.steps=30 --traceback\n",
+    "deepspeed": "--module trainers.pretrain train.steps=30 --traceback\n",
     "slurm": "#SBATCH --nodes=2\n",
     "kubernetes": "kind: PyTorchJob\n",
 }
@@ -159,7 +159,15 @@ main()
 @pytest.mark.parametrize("name", DRY)
 def test_a_dry_run_prints_and_starts_nothing(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", QUICK, "train.steps=30", f"launch={name}", *DRY[name]],
+        [
+            sys.executable,
+            "-c",
+            QUICK,
+            "--traceback",
+            "train.steps=30",
+            f"launch={name}",
+            *DRY[name],
+        ],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
@@ -172,4 +180,5 @@ def test_a_dry_run_prints_and_starts_nothing(name: str, tmp_path: Path) -> None:
     assert heavy == []
     assert float(seconds) < 1  # of CPU: 0.4 on an idle machine
     assert PRINTED[name] in f"{printed}\n"
+    assert printed.count("--traceback") == 1, "what ranks are told is handed on"
     assert list(tmp_path.iterdir()) == []

@@ -50,6 +50,10 @@ def offered(bash: Path, line: str, folder: Path | None = None) -> list[str]:
         ("came-train optimizer.l", ["optimizer.lr="]),
         ("came-train experiment=bert_large_8k zero.s", ["zero.stage="]),
         ("came-train optimizer=ad", ["adafactor", "adamw"]),
+        ("came-train optimizer=came,ad", ["came,adafactor", "came,adamw"]),
+        ("came-train optimizer=came,adamw,s", ["came,adamw,sm3"]),
+        ("came-train optimizer=x,nothing", []),
+        ("came-train zero.stage=0,", ["0,0", "0,1", "0,2", "0,3"]),
         ("came-train zero.stage=", ["0", "1", "2", "3"]),
         ("came-check data.lowercase=t", ["true"]),
         ("came-plan runtime.dtype=", ["bfloat16", "float32"]),
@@ -97,6 +101,7 @@ def test_every_choice_is_in_the_script() -> None:
     [
         ("came-train optimizer.l", ["optimizer.lr="]),
         ("came-train optimizer=ad", ["adafactor", "adamw"]),
+        ("came-train optimizer=came,ad", ["adafactor", "adamw"]),
         ("came-train --mul", ["--multirun"]),
         ("came-finetune task=sq", ["squad_v1", "squad_v2"]),
         ("came-train run.dir=on", ["one_run/"]),
