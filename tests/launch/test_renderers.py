@@ -158,16 +158,9 @@ main()
 
 @pytest.mark.parametrize("name", DRY)
 def test_a_dry_run_prints_and_starts_nothing(name: str, tmp_path: Path) -> None:
+    words = ["--traceback", "train.steps=30", f"launch={name}", *DRY[name]]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            QUICK,
-            "--traceback",
-            "train.steps=30",
-            f"launch={name}",
-            *DRY[name],
-        ],
+        [sys.executable, "-c", QUICK, *words],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
