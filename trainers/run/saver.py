@@ -5,6 +5,7 @@ and pairs are hashes of (seed, sample), and dropout is seeded anew at each step 
 rank).  The position in the data and in the schedule follow from the step.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -207,6 +208,7 @@ class Saver:
 
 def _tell_commit(folder: Path, num_bytes: int) -> None:
     """One line, also while the steps go on; the path as it can be typed from here."""
-    here = Path.cwd()
-    path = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    tell(f"saved step {step_of(folder)}: {path}, {short(num_bytes)}B")
+    step = step_of(folder)
+    with contextlib.suppress(OSError, ValueError):  # no place to stand in any more; not below it
+        folder = folder.relative_to(Path.cwd())
+    tell(f"saved step {step}: {folder}, {short(num_bytes)}B")
