@@ -238,8 +238,8 @@ class Writer:
             save.doing = "renaming the folder"
             commits.publish(save.staging, save.target)
             save.committed = True
-        self._on_commit(save.target, sum(file.bytes for file in save.manifest.files.values()))
         commits.make_durable(save.target)
+        self._on_commit(save.target, sum(file.bytes for file in save.manifest.files.values()))
         self.refused.discard(save.target.name)
         if not save.given_up:  # or else the next save may be at it
             step = save.manifest.step
