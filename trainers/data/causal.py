@@ -48,8 +48,7 @@ class CausalBatches:
         stream = self._stream.tokens(windows)
         batch = {"input_ids": stream[:, :-1], "labels": stream[:, 1:]}
         if self._is_masked:
-            offset = self._stream.offsets(windows)[:, :-1]
-            batch["position_ids"] = np.minimum(offset, np.arange(self._length))
+            batch["position_ids"] = windows.positions()[:, :-1]
         return {name: array.astype(np.int64) for name, array in batch.items()}
 
     def num_labels(self, positions: Ints) -> dict[str, int]:

@@ -154,8 +154,8 @@ class MaskedLMBatches:
         order |= column
         np.copyto(order, np.uint64(2**64 - 1), where=~is_text)
         count = min(used.shape[1], width)
-        smallest = np.sort(np.partition(order, count - 1, axis=1)[:, :count], axis=1)
+        order.sort(axis=1)  # all of them: numpy does that faster than a partition and its sort
         chosen = np.full(used.shape, width, dtype=np.int64)
-        chosen[:, :count] = (smallest & _POSITION_BITS).astype(np.int64)
+        chosen[:, :count] = (order[:, :count] & _POSITION_BITS).astype(np.int64)
         chosen = np.sort(np.where(used, chosen, width), axis=1)
         return np.where(used, chosen, 0)

@@ -34,15 +34,14 @@ class DocumentStream:
 
     def tokens(self, windows: "Windows") -> NDArray[np.unsignedinteger]:
         """What stands there: [B, length]."""
-        first, document, length = windows.first, windows.document, windows.length
+        first, document = windows.first, windows.document
         # Before a token stand as many eos as documents have begun, its own included.
-        tokens = self._store.windows(first - document - 1, length)
-        count = np.bincount(windows.row, minlength=len(first))
-        rows = np.flatnonzero(count)
-        if len(rows):  # where documents begin, each moves the rest of the window on by one
-            moved = np.zeros((len(rows), length), dtype=np.int64)
-            moved[np.repeat(np.arange(len(rows)), count[rows]), windows.column] = 1
-            source = np.arange(length) - np.cumsum(moved, axis=1, out=moved)
+        tokens = self._store.windows(first - document - 1, windows.length)
+        rows, nth = windows.rows_with_borders()
+        if len(rows):  # each document that begins moves the rest of its window on by one
+            moved = np.zeros((len(rows), windows.length), dtype=np.int64)
+            moved[nth, windows.column] = 1
+            source = np.arange(windows.length) - np.cumsum(moved, axis=1, out=moved)
             tokens[rows] = np.take_along_axis(tokens[rows], np.maximum(source, 0), axis=1)
         tokens[windows.row, windows.column] = self._eos
         tokens[first == self._starts[document], 0] = self._eos
@@ -59,7 +58,10 @@ class DocumentStream:
 
 
 class Windows(NamedTuple):
-    """Pieces of the stream, and the documents that begin in them after their first token."""
+    """Pieces of the stream, and the documents that begin in them after their first token.
+
+    Most windows lie in one document: what borders change is made for those that have some.
+    """
 
     first: Ints  # [B]
     length: int
@@ -67,3 +69,19 @@ class Windows(NamedTuple):
     begun: Ints  # documents [N], in row and column of the windows
     row: Ints
     column: Ints
+
+    def rows_with_borders(self) -> tuple[Ints, Ints]:
+        """Rows [R] in which documents begin, and for each of `begun` which of these is its own."""
+        count = np.bincount(self.row, minlength=len(self.first))
+        rows = np.flatnonzero(count)
+        return rows, np.repeat(np.arange(len(rows)), count[rows])
+
+    def positions(self) -> Ints:
+        """How far each token is into its document, or into the window if that is less: [B, L]."""
+        place = np.arange(self.length)
+        positions = np.tile(place, (len(self.first), 1))
+        rows, nth = self.rows_with_borders()
+        border = np.zeros((len(rows), self.length), dtype=np.int64)
+        border[nth, self.column] = self.column
+        positions[rows] = place - np.maximum.accumulate(border, axis=1, out=border)
+        return positions
