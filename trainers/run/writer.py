@@ -80,6 +80,7 @@ class Writer:
         self._checkpoints, self._keep, self._best = checkpoints, keep, best
         self._limit, self._on_commit = limit_seconds, on_commit
         self._rank, self._num_ranks = own_rank(), world_size()
+        self._versions = versions() if self._rank == 0 else {}
         # All ranks write into folders of one name, which no other start of the run has.
         token = secrets.token_hex(6) if self._rank == 0 else None
         self._token = together(lambda: token, StorageError)[0]
@@ -114,7 +115,7 @@ class Writer:
             tensors={tensor_name(entry): record_of(entry) for entry in entries},
             identity=dict(identity),
             setting=dict(setting),
-            versions=versions() if self._rank == 0 else {},
+            versions=self._versions,
             extra=dict(extra),
         )
         staging = commits.staging(target, self._token)
