@@ -61,11 +61,11 @@ class MaskedLMBatches:
         key, spans = self._spans(epoch, sample)
         input_ids, is_text, is_second = self._assemble(spans)
         masked, labels = self._mask(key, input_ids, is_text, self._num_masked(spans))
-        length = self._length(spans)[:, None]
+        length = self._length(spans)
         batch = {
             "input_ids": input_ids,
             "token_type_ids": is_second.astype(np.int64),
-            "attention_mask": (np.arange(input_ids.shape[1]) < length).astype(np.int64),
+            "attention_mask": _before(length, input_ids.shape[1]).astype(np.int64),
             "masked_positions": masked,
             "masked_labels": labels,
         }
@@ -116,7 +116,7 @@ class MaskedLMBatches:
             np.copyto(input_ids, second, where=is_second)
         else:
             is_second = np.zeros(input_ids.shape, dtype=bool)
-        is_text = column < (length - 1)[:, None]
+        is_text = _before(length - 1, len(column))
         is_text[:, 0] = False
         is_text[row, separator] = False
         np.copyto(input_ids, self._special.pad, where=~is_text)
@@ -159,3 +159,8 @@ class MaskedLMBatches:
         chosen[:, :count] = (order[:, :count] & _POSITION_BITS).astype(np.int64)
         chosen = np.sort(np.where(used, chosen, width), axis=1)
         return np.where(used, chosen, 0)
+
+
+def _before(place: Ints, width: int) -> NDArray[np.bool_]:
+    """Which of the columns lie before the `place` [B] of their row: [B, width]."""
+    return np.arange(width, dtype=np.int32) < place.astype(np.int32)[:, None]
