@@ -114,7 +114,7 @@ def test_a_second_signal_during_the_save_ends_it_at_once(corpus: Path, tmp_path:
     started.signal(signal.SIGTERM)
     time.sleep(2)
     started.signal(signal.SIGTERM)
-    started.end().must(code=143, within=5, words=["killed by SIGTERM"], commits=[3])
+    started.end().must(code=143, within=5, words=["stopped by SIGTERM; the same"], commits=[3])
     assert halves(run_dir) != frozenset()  # of the save that was ended: the next start removes it
     Started(corpus, run_dir, "train.steps=7").end().must(
         code=0, within=STARTING, words=["goes on from step 3"], commits=[7, 6]
