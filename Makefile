@@ -1,7 +1,7 @@
 # make quickstart   a fresh machine -> .venv, everything installed, a BERT pretrained, a report
 # make test         a fresh machine -> .venv, everything installed, lint, types, all tests
 # make test-gpu     the tests that need a GPU; without one they say so
-# make test-faults  runs that are killed, stopped, starved: nine minutes
+# make test-faults  runs that are killed, stopped, starved: a quarter of an hour
 # make test-slurm   a real SLURM on this machine, its daemons started here (Debian: slurm-wlm munge)
 # make test-docs    every command of the pages in docs/, on small texts: some ten minutes
 # make test-slow    what make test has once, for more optimizers and stages
