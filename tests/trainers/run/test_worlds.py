@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from came import CAME
-from came.state import after_load, entries
+from came.pieces import Entry
+from came.state import after_load, entries, gather
 from tests.came.deepspeed_cases import CASES, LR, Case, param_groups
 from tests.came.deepspeed_checks import (
     assert_equal,
@@ -155,14 +157,29 @@ WRAPPERS = ("zero0-bf16", "zero1-bf16", "zero3-bf16", "zero2-offload", "zero3-of
 OPTIMIZERS = ("bfloat16", "adamw")  # CAME by its momentum
 
 
+def trained(engine: Any) -> list[Entry]:
+    """Without the frozen weight, of which half precision has no float32 master: that is refused."""
+    return [entry for entry in entries(engine) if entry.name != "frozen.weight"]
+
+
+def moved(engine: Any, saved: Path) -> dict[str, Tensor]:
+    """The state of an engine that has loaded `saved`, whole."""
+    loaded = load_latest(saved, trained(engine), identity=IDENTITY, setting=SETTING)
+    assert loaded is not None
+    after_load(engine)
+    return {f"{entry.key}/{entry.name}": gather(entry) for entry in trained(engine)}
+
+
 def unwrapped(folder: str) -> None:
     """Two ranks, ZeRO 1 in float32."""
     for optimizer in OPTIMIZERS:
         path = Path(folder) / optimizer
         engine = make_engine(STAGE[1], optimizer)
         train(engine, range(3))
-        save_entries(path / "first", 3, entries(engine))
-        keep(engine, path / "saved.safetensors")
+        save_entries(path / "first", 3, trained(engine))
+        whole = {f"{entry.key}/{entry.name}": gather(entry) for entry in trained(engine)}
+        if dist.get_rank() == 0:
+            save_file(whole, path / "saved.safetensors")
 
 
 def wrapped(folder: str) -> None:
@@ -171,9 +188,9 @@ def wrapped(folder: str) -> None:
         path = Path(folder) / optimizer
         for name in WRAPPERS:
             engine = make_engine(CASES[name], optimizer)
-            load(path / "first", engine, CASES[name])
-            compare(engine, path / "saved.safetensors")
-            save_entries(path / f"{dist.get_world_size()}-{name}", 3, entries(engine))
+            found = moved(engine, path / "first")
+            assert_equal(found, load_file(path / "saved.safetensors"))
+            save_entries(path / f"{dist.get_world_size()}-{name}", 3, trained(engine))
 
 
 def unwrapped_again(folder: str) -> None:
@@ -182,9 +199,8 @@ def unwrapped_again(folder: str) -> None:
         saved = sorted(path.glob("[1-4]-*"))
         assert len(saved) == 2 * len(WRAPPERS)
         for one in saved:
-            engine = make_engine(STAGE[1], optimizer)
-            load(one, engine, STAGE[1])
-            compare(engine, path / "saved.safetensors")
+            found = moved(make_engine(STAGE[1], optimizer), one)
+            assert_equal(found, load_file(path / "saved.safetensors"))
 
 
 @pytest.mark.slow
