@@ -1,6 +1,7 @@
 """Imports point one way, read from the sources: a lower floor never names a higher one."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -111,6 +112,22 @@ def test_arrows_point_down(module):
     own = [name for name, _ in IMPORTS[module] if root(name) in PACKAGES]
     assert {root(name) for name in own} <= PACKAGES[root(module)]
     assert [name for name in own if floor(name) > floor(module)] == []
+
+
+def test_the_design_has_every_floor_in_its_place():
+    page = (REPOSITORY / "docs" / "design.md").read_text(encoding="utf-8")
+    picture = page.split("## Which way imports run")[1]
+    for package in ("came", "trainers"):
+        drawn = picture.split(f"    {package}:")[1].split(":")[0]
+        places = {
+            name: level
+            for level, names in enumerate(reversed(drawn.split("|")))
+            for name in re.findall(r"\w+", names)
+        }
+        own = [[n for n in names if root(n) == package and n != package] for names in FLOORS]
+        drawn_floors = [{places[n.rpartition(".")[2]] for n in names} for names in own if names]
+        assert all(len(levels) == 1 for levels in drawn_floors), drawn_floors
+        assert drawn_floors == sorted(drawn_floors, key=min), drawn_floors
 
 
 def test_there_are_no_circles():

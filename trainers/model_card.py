@@ -56,7 +56,7 @@ def model_card(
     ]
     if results := _results(run, step):
         parts.append("## Held-out results\n\n" + _table(results))
-    if page := _fidelity(run):
+    if page := _fidelity(run) or (None if phases else fidelity.markdown(config)):
         parts.append(page.replace("\n## ", "\n### ").replace("# ", "## ", 1))
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 

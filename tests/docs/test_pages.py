@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from came import bind, telemetry
+from launch.local import free_port
 from tests.commands import REPOSITORY, blocks, commands, environment, run_here, two_jobs
 from tests.docs.stand_ins import make_files, make_programs
-from tests.faults.test_all import free_port
 from tests.faults.test_nodes import answers
 from tests.ranks import run_ranks
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from launch.local import free_port
 from tests.faults.conftest import STEPS
 from tests.faults.runs import STARTING, Started, learned, losses
-from tests.faults.test_signals import free_port
 
 TOGETHER = ("launch.processes=1", "launch.nodes=2", "launch=torchrun")
 

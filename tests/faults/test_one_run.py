@@ -33,7 +33,8 @@ STAGES = [
     ),
     Stage(
         "1 killed in a step",
-        "sleep=1@step:rank1:step5,kill@backward:rank1:step5",
+        # The commit of step 3, from which it goes on, is copied late: step 4 waits for that.
+        "sleep=0.5@copy:rank1:step3,sleep=1@step:rank1:step5,kill@backward:rank1:step5",
         137,
         ("rank 1 was killed by SIGKILL", "rank 1 did not answer: rank 0 waited in"),
         [3],

@@ -2,12 +2,12 @@
 
 import re
 import signal
-import socket
 import time
 from pathlib import Path
 
 import pytest
 
+from launch.local import free_port
 from tests.faults.runs import STARTING, TORCHRUN, Ended, Started, halves
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -85,12 +85,6 @@ def test_the_deepspeed_launcher_passes_sigterm_on(corpus: Path, tmp_path: Path, 
     launcher = int(Path(f"/proc/{ranks[0]}/stat").read_text().rsplit(") ", 1)[1].split()[1])
     pids = {"launcher": [launcher], "last rank": ranks[-1:]}[whom]
     saves_and_leaves(started, run_dir, signal.SIGTERM, pids)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_request_that_comes_twice_and_too_early_is_obeyed(corpus: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from launch.local import free_port
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 CONF = """\
 ClusterName=tests
@@ -53,8 +55,8 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             host=socket.gethostname().partition(".")[0],
             user=getpass.getuser(),
             folder=folder,
-            controller_port=_free_port(),
-            node_port=_free_port(),
+            controller_port=free_port(),
+            node_port=free_port(),
             cpus=len(os.sched_getaffinity(0)),
         )
     )
@@ -123,9 +125,3 @@ def _end(daemon: subprocess.Popen[bytes]) -> None:
         daemon.wait(15)
     except subprocess.TimeoutExpired:
         daemon.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -42,7 +42,7 @@ class DocumentStream:
             moved = np.zeros((len(rows), windows.length), dtype=np.int64)
             moved[nth, windows.column] = 1
             source = np.arange(windows.length) - np.cumsum(moved, axis=1, out=moved)
-            tokens[rows] = np.take_along_axis(tokens[rows], np.maximum(source, 0), axis=1)
+            tokens[rows] = np.take_along_axis(tokens[rows], source, axis=1)
         tokens[windows.row, windows.column] = self._eos
         tokens[first == self._starts[document], 0] = self._eos
         return tokens

@@ -26,7 +26,7 @@ from trainers.run.step_folders import step_of
 SCHEMA = 2
 READABLE = (1, 2)
 FORMATS = (PLAIN, "int8", "sign")
-MAY_BE_INFINITE = "buffer/"  # tensors called so hold -inf by design (attention masks do)
+BUFFER = "buffer/"  # tensors called so may hold -inf by design (attention masks do)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 
 

@@ -6,7 +6,6 @@ buffer is kept for the next one: memory that is new to a process costs more than
     | 8 bytes: length | header: names, types, places | data: largest items first |    safetensors
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from trainers.errors import StorageError
-from trainers.run.manifest import MAY_BE_INFINITE, FileRecord
+from trainers.run.manifest import BUFFER, FileRecord
 
 _PIECE = 16 << 20  # bytes written and hashed at a time, so that a cache holds them for both
 _LOOK = 1 << 20  # bytes looked at in one go, a multiple of every item
@@ -49,7 +48,7 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}
-        self._streams: list[torch.cuda.Stream] = []
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._header = b""
         self._numbers: dict[str, tuple[torch.dtype, int, int]] = {}  # that must be finite
         self._buffer = torch.empty(0, dtype=torch.uint8)
@@ -63,12 +62,12 @@ class Snapshot:
         """Name the flat tensors that `copy`, maybe of another thread, is to copy."""
         # Items of eight bytes before those of four, and so on: each then lies where its type may.
         names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
-        self._tensors = {name: tensors[name].detach() for name in names}
+        self._tensors = {name: _kept(name, tensors[name]) for name in names}
         # On a GPU the copy begins where the work that makes their values ends.
-        self._streams = []
         for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
-            self._streams.append(torch.cuda.Stream(device))
-            self._streams[-1].wait_stream(torch.cuda.current_stream(device))
+            if device not in self._streams:
+                self._streams[device] = torch.cuda.Stream(device)
+            self._streams[device].wait_stream(torch.cuda.current_stream(device))
 
     def copy(self) -> None:
         """Copy the tensors; when this returns they may change."""
@@ -82,18 +81,20 @@ class Snapshot:
         self._numbers = {
             name: (tensor.dtype, *places[name])
             for name, tensor in tensors.items()
-            if tensor.dtype in _EXPONENTS and not name.startswith(MAY_BE_INFINITE)
+            if tensor.dtype in _EXPONENTS and not name.startswith(BUFFER)
         }
         if self._buffer.numel() != at:
             self._buffer = torch.empty(at, dtype=torch.uint8, pin_memory=bool(self._streams))
-        with contextlib.ExitStack() as current:
-            for stream in self._streams:
-                current.enter_context(torch.cuda.stream(stream))
+        try:
+            for device, stream in self._streams.items():  # each thread has current ones of its own
+                torch.cuda.set_device(device)
+                torch.cuda.set_stream(stream)
             for name, (begin, end) in places.items():
                 if begin < end:
                     _copy(tensors[name], self._buffer[begin:end])
-        for stream in self._streams:
-            stream.synchronize()
+        finally:
+            for stream in self._streams.values():
+                stream.synchronize()
 
     def write(self, path: Path) -> FileRecord:
         """Write the copy as a safetensors file and force it to the disk.
@@ -120,6 +121,11 @@ class Snapshot:
                 bits = self._buffer[start : min(start + _LOOK, end)].numpy().view(exponent.dtype)
                 if ((bits & exponent) == exponent).any():
                     raise StorageError(f"{name} has values that are not finite")
+
+
+def _kept(name: str, tensor: Tensor) -> Tensor:
+    """What stays as it is until the next update; buffers may change before, and are small."""
+    return tensor.detach().clone() if name.startswith(BUFFER) else tensor.detach()
 
 
 def _copy(tensor: Tensor, into: Tensor) -> None:

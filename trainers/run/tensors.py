@@ -21,8 +21,8 @@ from came.momentum import FORMATS
 from came.pieces import PLAIN, Entry, Piece, StoredPiece
 from trainers.run import manifest as manifests
 from trainers.run.manifest import (
+    BUFFER,
     FILE_NAME,
-    MAY_BE_INFINITE,
     Manifest,
     RefusedError,
     TensorRecord,
@@ -165,7 +165,7 @@ def _check_piece(
     if record.format == PLAIN and parts[""].numel() != piece.stop - piece.start:
         raise RefusedError(f"{name} in {piece.file} is not as long as its name says")
     finite = all(torch.isfinite(part).all() for part in parts.values())
-    if not name.startswith(MAY_BE_INFINITE) and not finite:
+    if not name.startswith(BUFFER) and not finite:
         raise RefusedError(f"{name} has values that are not finite")
 
 

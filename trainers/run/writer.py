@@ -11,7 +11,6 @@ theirs would mix with those of the training.  Rank 0 alone commits, when every b
 and never after it has told that a save has failed.
 """
 
-import json
 import logging
 import secrets
 import threading
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from came.pieces import Entry
-from trainers import durable
 from trainers.errors import RunError, StorageError
 from trainers.faults import fault
 from trainers.run import commits
@@ -30,6 +28,7 @@ from trainers.run.agreement import own_rank, together, world_size
 from trainers.run.commits import MIN_KEEP, Best
 from trainers.run.folder import versions
 from trainers.run.manifest import FileRecord, Manifest
+from trainers.run.parts import file_name, leave_part, take_part
 from trainers.run.snapshot import Snapshot
 from trainers.run.step_folders import folder_name
 from trainers.run.tensors import own_parts, record_of, tensor_name
@@ -51,7 +50,7 @@ class _Save:
     copied: threading.Event = field(default_factory=threading.Event)  # or failed to be
     lock: threading.Lock = field(default_factory=threading.Lock)
     thread: threading.Thread | None = None
-    doing: str = "writing"
+    doing: str = "copying"
     error: str | None = None
     committed: bool = False
     given_up: bool = False
@@ -126,9 +125,16 @@ class Writer:
         return target
 
     def copied(self) -> None:
-        """Wait until the state may change.  No collective."""
-        if self._save is not None:
-            self._save.copied.wait()
+        """Wait until the state may change.  No collective.
+
+        Raises StorageError if that takes too long: nothing can be learned then.
+        """
+        if self._save is not None and not self._save.copied.wait(self._limit):
+            self._save.given_up = True
+            raise StorageError(
+                f"rank {self._rank} has not copied its state for {self._save.target.name} within "
+                f"{self._limit:.0f} s: is its memory being swapped, or its GPU hung?"
+            )
 
     def settle(self) -> bool:
         """Wait for the save that was started; returns whether there was one.  A collective if so.
@@ -198,16 +204,17 @@ class Writer:
     def _run(self, save: _Save) -> None:
         try:
             try:
-                fault("copy")
+                fault("copy", save.manifest.step)
                 save.snapshot.copy()
             finally:
                 save.copied.set()
+            save.doing = "writing"
             part = self._write(save)
         except Exception as error:  # whatever it is, a thread can but tell
             save.error = _words(error)
             part = {"error": save.error}
         if self._rank != 0:
-            _leave_part(save.staging, self._rank, part)
+            leave_part(save.staging, self._rank, part)
             return
         try:
             self._finish(save, part)
@@ -219,7 +226,7 @@ class Writer:
 
     def _write(self, save: _Save) -> dict[str, Any]:
         save.staging.mkdir(parents=True, exist_ok=True)
-        record = save.snapshot.write(save.staging / _file_name(self._rank))
+        record = save.snapshot.write(save.staging / file_name(self._rank))
         return {"record": asdict(record)}
 
     def _finish(self, save: _Save, own: dict[str, Any]) -> None:
@@ -230,7 +237,7 @@ class Writer:
             save.error = "; ".join(f"rank {rank}: {error}" for rank, error in errors.items())
             return
         for rank, part in enumerate(parts):
-            save.manifest.files[_file_name(rank)] = FileRecord(**part["record"])
+            save.manifest.files[file_name(rank)] = FileRecord(**part["record"])
         save.doing = "writing the manifest"
         commits.complete(save.staging, save.manifest)
         with save.lock:
@@ -240,18 +247,18 @@ class Writer:
             commits.publish(save.staging, save.target)
             save.committed = True
         commits.make_durable(save.target)
-        self._on_commit(save.target, sum(file.bytes for file in save.manifest.files.values()))
         self.refused.discard(save.target.name)
         if not save.given_up:  # or else the next save may be at it
             step = save.manifest.step
             commits.prune(self._checkpoints, step, self._keep, self._best, self.refused)
+        self._on_commit(save.target, sum(file.bytes for file in save.manifest.files.values()))
 
     def _others_parts(self, save: _Save) -> list[dict[str, Any]]:
         deadline = time.monotonic() + self._limit
         parts: list[dict[str, Any]] = []
         for rank in range(1, self._num_ranks):
             save.doing = f"waiting for rank {rank}"
-            while (part := _take_part(save.staging, rank)) is None:
+            while (part := take_part(save.staging, rank)) is None:
                 if time.monotonic() > deadline or save.given_up:
                     part = {"error": f"it has not written its part within {self._limit:.0f} s"}
                     break
@@ -268,33 +275,3 @@ def _of_all(text: str) -> StorageError:
     error = StorageError(text)  # no local of the frame that raises it: they would keep each other
     error.everywhere = True
     return error
-
-
-def _file_name(rank: int) -> str:
-    return f"rank-{rank:05d}.safetensors"
-
-
-def _leave_part(staging: Path, rank: int, part: dict[str, Any]) -> None:
-    """Tell rank 0 what this rank has written, or why it could not."""
-    try:
-        # Rank 0 may take it, and rename the folder, at once: nothing may be done there after.
-        durable.replace(staging / f"rank-{rank:05d}.part", json.dumps(part).encode())
-    except OSError:
-        # A disk that is full for bytes may still take a name.
-        try:
-            (staging / f"rank-{rank:05d}.failed").touch()
-        except OSError as error:
-            logger.warning("rank %d cannot tell that it failed to save: %s", rank, error)
-
-
-def _take_part(staging: Path, rank: int) -> dict[str, Any] | None:
-    """What a rank has left, None if there is nothing yet; removed, it is no part of a commit."""
-    if (staging / f"rank-{rank:05d}.failed").exists():
-        return {"error": "it could not write"}
-    path = staging / f"rank-{rank:05d}.part"
-    try:
-        part: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    path.unlink()
-    return part

@@ -10,8 +10,8 @@ import torch
 from tests.trainers.run.checkpoints import load, names, random_state, same_bits, save
 from trainers import durable
 from trainers.errors import StorageError
+from trainers.run import parts
 from trainers.run import snapshot as snapshots
-from trainers.run import writer as writers
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -65,5 +65,5 @@ def test_a_part_that_is_told_is_not_told_as_failed(
         os.rename(staging, tmp_path / "step-00000001")
 
     monkeypatch.setattr(os, "replace", replace_and_commit)
-    writers._leave_part(staging, 1, {})
+    parts.leave_part(staging, 1, {})
     assert caplog.text == "" and names(tmp_path / "step-00000001") == ["rank-00001.part"]

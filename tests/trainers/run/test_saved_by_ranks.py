@@ -56,6 +56,18 @@ def rank_saves_and_loads(folder: str) -> None:
         assert names(path) == ["step-00000005"]
     save_entries(path, 6, mine)
 
+    # The copy fails on rank 1 alone, before there is a folder: told at once, with the cause.
+    failing = Writer(path, keep=2, limit_seconds=20.0)
+    copy = Snapshot.copy
+    Snapshot.copy = lambda *args: 1 // 0 if rank else (time.sleep(1), copy(*args))[1]  # type: ignore
+    begin = time.monotonic()
+    begin_entries(failing, 7, mine)
+    with pytest.raises(StorageError, match="rank 1: .*ZeroDivisionError"):
+        failing.settle()
+    assert time.monotonic() - begin < 10
+    Snapshot.copy = copy  # type: ignore[method-assign]
+    dist.barrier()
+
     # A rank that is stuck is named, and what it does later commits nothing.
     stuck = Writer(path, keep=2, limit_seconds=1.0)
     write = Snapshot.write

@@ -28,10 +28,16 @@ def fresh_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     wandb.teardown()
 
 
-def train(folder: Path, resume_step: int, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def train(
+    folder: Path,
+    resume_step: int,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str = "online",
+) -> None:
     """Two steps, as the loop logs them, and the report."""
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    config = compose(["experiment=quickstart", "logging=wandb", "logging.mode=online"], 1)
+    config = compose(["experiment=quickstart", "logging=wandb", f"logging.mode={mode}"], 1)
     (folder / "report").mkdir(parents=True, exist_ok=True)
     (folder / "report" / "summary.md").write_text("good")
     (folder / "ledger.json").write_text('{"num_params": 3, "state_bytes": 24, "params": []}')
@@ -85,6 +91,23 @@ def test_where_a_server_does_not_rewind_the_run_goes_on(
     assert {run["name"] for run in server.variables("UpsertBucket")} == {"abcd1234"}
     (warning,) = told(caplog)
     assert "W&B keeps what it has beyond step 4" in warning and "not of this plan" in warning
+
+
+def test_what_was_kept_offline_is_sent_by_wandb_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as server:
+        train(tmp_path, 0, server, monkeypatch, mode="offline")
+        wandb.teardown()
+        assert server.asked == [] and server.rows == []
+        (kept,) = (tmp_path / "wandb").glob("offline-run-*")
+        command = [sys.executable, "-m", "wandb", "sync", str(kept)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert losses(server) == [(1, 0.25), (2, 0.5)]
+    name = (tmp_path / "wandb_id").read_text().strip()
+    assert {run["name"] for run in server.variables("UpsertBucket")} == {name}
+    assert KEY not in done.stdout + done.stderr
 
 
 BAD = """

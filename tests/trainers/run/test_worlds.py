@@ -5,12 +5,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from came import CAME
-from came.state import after_load, entries
-from tests.came.deepspeed_cases import LR, Case, param_groups
+from came.pieces import Entry
+from came.state import after_load, entries, gather
+from tests.came.deepspeed_cases import CASES, LR, Case, param_groups
 from tests.came.deepspeed_checks import (
     assert_equal,
     check_requantised,
@@ -148,3 +151,63 @@ def test_two_ranks_to_one_three_and_four_and_back(tmp_path: Path) -> None:
     for world_size in (1, 3, 4):
         run_ranks(other_world, world_size, str(tmp_path))
     run_ranks(back, 2, str(tmp_path))
+
+
+WRAPPERS = ("zero0-bf16", "zero1-bf16", "zero3-bf16", "zero2-offload", "zero3-offload-all")
+OPTIMIZERS = ("bfloat16", "adamw")  # CAME by its momentum
+
+
+def trained(engine: Any) -> list[Entry]:
+    """Without the frozen weight, of which half precision has no float32 master: that is refused."""
+    return [entry for entry in entries(engine) if entry.name != "frozen.weight"]
+
+
+def moved(engine: Any, saved: Path) -> dict[str, Tensor]:
+    """The state of an engine that has loaded `saved`, whole."""
+    loaded = load_latest(saved, trained(engine), identity=IDENTITY, setting=SETTING)
+    assert loaded is not None
+    after_load(engine)
+    return {f"{entry.key}/{entry.name}": gather(entry) for entry in trained(engine)}
+
+
+def unwrapped(folder: str) -> None:
+    """Two ranks, ZeRO 1 in float32."""
+    for optimizer in OPTIMIZERS:
+        path = Path(folder) / optimizer
+        engine = make_engine(STAGE[1], optimizer)
+        train(engine, range(3))
+        save_entries(path / "first", 3, trained(engine))
+        whole = {f"{entry.key}/{entry.name}": gather(entry) for entry in trained(engine)}
+        if dist.get_rank() == 0:
+            save_file(whole, path / "saved.safetensors")
+
+
+def wrapped(folder: str) -> None:
+    """Any number of ranks: half precision with float32 masters, state on the host; saved again."""
+    for optimizer in OPTIMIZERS:
+        path = Path(folder) / optimizer
+        for name in WRAPPERS:
+            engine = make_engine(CASES[name], optimizer)
+            found = moved(engine, path / "first")
+            assert_equal(found, load_file(path / "saved.safetensors"))
+            save_entries(path / f"{dist.get_world_size()}-{name}", 3, trained(engine))
+
+
+def unwrapped_again(folder: str) -> None:
+    for optimizer in OPTIMIZERS:
+        path = Path(folder) / optimizer
+        saved = sorted(path.glob("[1-4]-*"))
+        assert len(saved) == 2 * len(WRAPPERS)
+        for one in saved:
+            found = moved(make_engine(STAGE[1], optimizer), one)
+            assert_equal(found, load_file(path / "saved.safetensors"))
+
+
+@pytest.mark.slow
+def test_into_half_precision_and_offload_and_back(tmp_path: Path) -> None:
+    for optimizer in OPTIMIZERS:
+        (tmp_path / optimizer).mkdir()
+    run_ranks(unwrapped, 2, str(tmp_path))
+    for world_size in (1, 3):
+        run_ranks(wrapped, world_size, str(tmp_path))
+    run_ranks(unwrapped_again, 2, str(tmp_path))

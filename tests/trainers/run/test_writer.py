@@ -109,41 +109,6 @@ class Gate:
         monkeypatch.setattr(Snapshot, "write", lambda *a: (self.open.wait(30), write(*a))[1])
 
 
-def test_what_is_saved_is_the_state_when_it_was_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The start waits for nothing, the update for the copy, the next save for the write."""
-    may_copy, copy = threading.Event(), Snapshot.copy
-    monkeypatch.setattr(Snapshot, "copy", lambda self: (may_copy.wait(30), copy(self)))
-    gate, writer, live = Gate(monkeypatch), Writer(tmp_path, keep=2), random_state(4)
-    begin(writer, 4, live)
-    update = threading.Thread(
-        target=lambda: (writer.copied(), [tensor.zero_() for tensor in live.values()])
-    )
-    update.start()
-    update.join(0.2)
-    assert update.is_alive() and same_bits(live, random_state(4))
-    may_copy.set()
-    update.join(30)
-    assert not update.is_alive() and not same_bits(live, random_state(4))
-    assert commits.committed(tmp_path) == []
-    gate.open.set()
-    assert writer.settle() and not writer.settle()
-    check_newest(tmp_path, 4)
-
-
-def test_a_copy_that_fails_is_told_and_holds_nothing_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    writer = Writer(tmp_path, keep=2)
-    monkeypatch.setattr(Snapshot, "copy", lambda _: 1 // 0)
-    begin(writer, 1, random_state(1))
-    writer.copied()
-    with pytest.raises(StorageError, match="ZeroDivisionError"):
-        writer.settle()
-    assert names(tmp_path) == []
-
-
 def test_nothing_is_published_or_removed_before_the_bytes_are_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
