@@ -3,7 +3,7 @@
 # make test-gpu     the tests that need a GPU; without one they say so
 # make test-faults  runs that are killed, stopped, starved: a quarter of an hour
 # make test-slurm   a real SLURM on this machine, its daemons started here (Debian: slurm-wlm munge)
-# make test-docs    every command of the pages in docs/, on small texts: some ten minutes
+# make test-docs    every command of the pages in docs/, on small texts: six minutes
 # make test-slow    what make test has once, for more optimizers and stages
 # make check        lint and types alone
 # make bench        optimizers side by side on BERT-Large's parameters, 12 GB of memory
