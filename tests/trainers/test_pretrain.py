@@ -178,7 +178,7 @@ def test_the_launcher_checks_prepares_and_then_starts_the_ranks(tmp_path):
 
 @pytest.mark.parametrize("what", ["data.path=absent", "data.path=empty", "run.dir=file/run"])
 def test_what_the_launcher_refuses_costs_no_rank(what, tmp_path):
-    """Nothing behind the door is a stand-in but the ranks; the folder comes before the data."""
+    """Nothing behind the door is a stand-in but the ranks; the folder comes before what is read."""
     code = (
         "import trainers.pretrain\n"
         "trainers.pretrain.run_local = lambda *words, **named: print('ranks were started')\n"
@@ -186,8 +186,9 @@ def test_what_the_launcher_refuses_costs_no_rank(what, tmp_path):
     )
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
+    (tmp_path / "text.txt").touch()  # of which nothing could be prepared
     key, _, name = what.partition("=")
-    places = {"data.path": tmp_path / "absent", "run.dir": tmp_path / "run"}
+    places = {"data.path": tmp_path / "text.txt", "run.dir": tmp_path / "run"}
     places |= {key: tmp_path / name, "data.cache_dir": tmp_path / "cache"}
     begin = time.monotonic()
     done = door("data=text", *(f"{key}={path}" for key, path in places.items()), code=code)

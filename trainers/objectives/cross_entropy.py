@@ -70,8 +70,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 d_bias += d_logits.sum(0)
             d_logits = d_logits.to(weight.dtype)
             d_hidden[rows] = d_logits @ weight
-            if d_logits.dtype == d_weight.dtype:  # in place: the product is as large as the weight
-                d_weight.addmm_(d_logits.T, hidden[rows])
+            if d_logits.dtype == hidden.dtype == d_weight.dtype:
+                # In place: the product is as large as the weight.
+                torch.addmm(d_weight, d_logits.T, hidden[rows], out=d_weight)
             else:
                 d_weight += d_logits.T @ hidden[rows]
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
