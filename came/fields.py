@@ -62,9 +62,13 @@ def replicated_bytes(kept: Iterable[Field], dtype: torch.dtype) -> int:
 
 @dataclass(frozen=True)
 class BoxState:
-    """A box of one parameter on this rank, and what is stored for it, by field."""
+    """A box of one parameter on this rank, and what is stored for it, by field.
+
+    `start` is the flat index of its first number in the parameter.
+    """
 
     param: int
+    start: int
     box: Box
     stored: dict[str, tuple[Tensor, ...]]
 
@@ -150,7 +154,7 @@ def stored_boxes(
     """Every box on this rank with flat views of what is stored for it."""
     found = []
     at: dict[str, int] = {}
-    for index, _, box in layout_boxes(layout):
+    for index, start, box in layout_boxes(layout):
         stored = {}
         for field in fields[index]:
             if field.shape is not None:
@@ -164,5 +168,5 @@ def stored_boxes(
                 views.append(state[key].view(-1)[begin : begin + size])
                 at[key] = begin + size
             stored[field.key] = tuple(views)
-        found.append(BoxState(index, box, stored))
+        found.append(BoxState(index, start, box, stored))
     return found

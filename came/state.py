@@ -18,8 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from came.fields import Field, compute_dtype, layout_boxes, replicated, stored_boxes
-from came.layout import Box
+from came.fields import BoxState, Field, compute_dtype, replicated, stored_boxes
 from came.momentum import Sign
 from came.pieces import PLAIN, Entry, Piece, StoredPiece, format_of
 from came.reduce import sum_over
@@ -108,12 +107,9 @@ def _field_entries(
 ) -> list[list[Entry]]:
     """The entries of each parameter's fields."""
     fields = optimizer.fields(shard)
-    boxes: list[list[tuple[int, Box, dict[str, tuple[Tensor, ...]]]]] = [[] for _ in fields]
-    places = layout_boxes(shard.layout)
-    for (index, start, box), there in zip(
-        places, stored_boxes(shard.layout, fields, state), strict=True
-    ):
-        boxes[index].append((start, box, there.stored))
+    boxes: list[list[BoxState]] = [[] for _ in fields]
+    for there in stored_boxes(shard.layout, fields, state):
+        boxes[there.param].append(there)
     whole = replicated(shard.layout, fields, state)
     found: list[list[Entry]] = []
     for index, param in enumerate(shard.layout.params):
@@ -126,8 +122,8 @@ def _field_entries(
                 )
                 continue
             pieces = [
-                StoredPiece(start, field, param, box, stored[field.key])
-                for start, box, stored in boxes[index]
+                StoredPiece(there.start, field, param, there.box, there.stored[field.key])
+                for there in boxes[index]
             ]
             key, dtype = _logical(field, shard.tensor.dtype)
             entry = _sharded(key, dtype, pieces, like, format=format_of(field))

@@ -5,10 +5,11 @@
     python -m scripts.bench_checkpoint --table checkpoint.json
 
 One process trains the model in float32 with CAME, `--tokens` in one row at each step.  In a round a
-save in the background, steps until it is committed, two steps of their own, torch.save; all hold
-the same numbers, and what one has left to the disk is on it before the next begins.  The training
-waits where the save begins and before the next update, until the copy is there.  What copy and
-write take from the cores that train is in the times of the steps beside them.
+step, a save in the background, steps until it is committed, a step, torch.save; both saves hold the
+same numbers and come right after a step, as they do in training, and what one has left to the disk
+is on it before the next begins.  The training waits where the save begins and before the next
+update, until the copy is there.  What copy and write take from the cores that train is in the times
+of the steps beside them.
 """
 
 import argparse
@@ -163,6 +164,7 @@ def measure(training: Training, rounds: int) -> dict[str, Any]:
     first = training.begin_save() + training.step()[1]  # allocates the buffer
     training.writer.settle()
     for number in range(rounds):
+        steps[ALONE].append(training.step()[0])
         begin = time.perf_counter()
         stall = training.begin_save()
         seconds, waited = training.step()
@@ -174,7 +176,7 @@ def measure(training: Training, rounds: int) -> dict[str, Any]:
                 steps[BESIDE].append(seconds)
         training.writer.settle()
         times[COMMITTED].append(time.perf_counter() - begin)
-        steps[ALONE] += [training.step()[0] for _ in range(2)]
+        steps[ALONE].append(training.step()[0])
         plain, synced = torch_save(training.engine, training.folder / "torch.pt")
         times[TORCH].append(plain)
         times[TORCH_SYNC].append(synced)

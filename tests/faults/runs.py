@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -46,7 +47,7 @@ class Ended:
 
     code: int
     output: str
-    seconds: float  # to the end: from the test's last signal, else the first fault, else the start
+    seconds: float  # to the end: from the test's last deed, else the first fault, else the start
     run_dir: Path
     halves: frozenset[str]  # half-written folders that were there when it began
 
@@ -153,6 +154,13 @@ class Started:
         for pid in pids or [self.process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
+
+    def starve(self, pid: int) -> None:
+        """No more memory for a process than it has; the time counts from here."""
+        self._signalled = time.monotonic()
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
 
     def kill(self) -> None:
         """End it and all that it has started, youngest first."""

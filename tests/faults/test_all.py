@@ -71,6 +71,19 @@ def test_a_rank_without_memory_is_told_as_such(corpus: Path, tmp_path: Path) -> 
     assert [told["rank"] for told in ended.told(7)] == [0], "the other one has lost it"
 
 
+def test_a_rank_that_gets_no_more_memory_is_told_as_such(corpus: Path, tmp_path: Path) -> None:
+    """Row 39, by the kernel: it gets nothing more. Whatever has 64 kB is asked of the kernel."""
+    run_dir = tmp_path / "run"
+    run = Started(corpus, run_dir, LONG, "checkpoint.every=5", MALLOC_MMAP_THRESHOLD_="65536")
+    run.wait_for(run_dir / "checkpoints" / "step-00000010")
+    run.starve(run.ranks()[1])
+    words = ["can't allocate memory", "set a smaller batch.micro_size", "rank 1 did not answer"]
+    ended = run.end()
+    ended.must(code=8, within=10, words=words, commits=commits(run_dir))
+    assert max(commits(run_dir)) >= 10
+    assert [told["rank"] for told in ended.told(7)] == [0]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_stands_still_is_named(corpus: Path, tmp_path: Path, rank: int) -> None:
     """Row 40; rank 0 keeps the store that the others ask."""

@@ -77,12 +77,6 @@ class Snapshot:
             size = tensor.numel() * tensor.dtype.itemsize
             places[name] = (at, at + size)
             at += size
-        self._header = _header(tensors, places)
-        self._numbers = {
-            name: (tensor.dtype, *places[name])
-            for name, tensor in tensors.items()
-            if tensor.dtype in _EXPONENTS and not name.startswith(BUFFER)
-        }
         if self._buffer.numel() != at:
             self._buffer = torch.empty(at, dtype=torch.uint8, pin_memory=bool(self._streams))
         try:
@@ -95,6 +89,13 @@ class Snapshot:
         finally:
             for stream in self._streams.values():
                 stream.synchronize()
+        # Last: Python would keep the thread that trains from running while this one runs it.
+        self._header = _header(tensors, places)
+        self._numbers = {
+            name: (tensor.dtype, *places[name])
+            for name, tensor in tensors.items()
+            if tensor.dtype in _EXPONENTS and not name.startswith(BUFFER)
+        }
 
     def write(self, path: Path) -> FileRecord:
         """Write the copy as a safetensors file and force it to the disk.

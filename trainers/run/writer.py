@@ -46,7 +46,8 @@ class _Save:
     target: Path
     staging: Path
     snapshot: Snapshot
-    manifest: Manifest  # of rank 0; `files` are filled in when they are written
+    entries: Sequence[Entry]
+    manifest: Manifest  # of rank 0; `tensors` and `files` are filled in when those are written
     copied: threading.Event = field(default_factory=threading.Event)  # or failed to be
     lock: threading.Lock = field(default_factory=threading.Lock)
     thread: threading.Thread | None = None
@@ -111,14 +112,14 @@ class Writer:
         manifest = Manifest(
             step=step,
             files={},
-            tensors={tensor_name(entry): record_of(entry) for entry in entries},
+            tensors={},
             identity=dict(identity),
             setting=dict(setting),
             versions=self._versions,
             extra=dict(extra),
         )
         staging = commits.staging(target, self._token)
-        save = _Save(target, staging, self._snapshot, manifest)
+        save = _Save(target, staging, self._snapshot, entries, manifest)
         save.thread = threading.Thread(target=self._run, args=(save,), daemon=True)
         self._save = save
         save.thread.start()
@@ -236,6 +237,8 @@ class Writer:
         if errors:
             save.error = "; ".join(f"rank {rank}: {error}" for rank, error in errors.items())
             return
+        for entry in save.entries:
+            save.manifest.tensors[tensor_name(entry)] = record_of(entry)
         for rank, part in enumerate(parts):
             save.manifest.files[file_name(rank)] = FileRecord(**part["record"])
         save.doing = "writing the manifest"

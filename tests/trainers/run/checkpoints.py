@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from came.fields import Field, layout_boxes, stored_boxes
+from came.fields import Field, stored_boxes
 from came.layout import FlatSplit, Param, ShardLayout, boxes, packed_offsets
 from came.pieces import Entry, Piece, StoredPiece
 from trainers.run import checkpoint, commits, manifest, tensors
@@ -159,9 +159,9 @@ def rank_entries(momentum: str, layout: ShardLayout, values: list[Tensor] | None
         for suffix, dtype in field.storage.parts
     }
     pieces: list[list[StoredPiece]] = [[] for _ in PARAMS]
-    places = layout_boxes(layout)
-    for (index, start, box), there in zip(places, stored_boxes(layout, fields, state), strict=True):
-        piece = StoredPiece(start, field, PARAMS[index], box, there.stored["exp_avg"])
+    for there in stored_boxes(layout, fields, state):
+        index, start = there.param, there.start
+        piece = StoredPiece(start, field, PARAMS[index], there.box, there.stored["exp_avg"])
         pieces[index].append(piece)
         if values is not None:
             piece.write(values[index].reshape(-1)[start : start + piece.numel])
