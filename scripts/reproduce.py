@@ -5,7 +5,8 @@
     python -m scripts.reproduce cpu --keep docs/reproduction/cpu     metrics and settings alone
     python -m scripts.reproduce cpu --table --out docs/reproduction/cpu
 
-A plan is scripts/reproduction/<name>.yaml.  Words after `--` go to every came-train.
+A plan is scripts/reproduction/<name>.yaml.  `key=value` words go to every came-train, and are
+stronger than the plan's; only the learning rate, the seed and the folder stay its own.
 """
 
 import argparse
@@ -23,7 +24,7 @@ def main(words: list[str] | None = None) -> int:
     options = _parse(words)
     path = PLANS / f"{options.plan}.yaml"
     plan = read_plan(path)
-    plan = replace(plan, words=(*plan.words, *options.overrides), jobs=options.jobs or plan.jobs)
+    plan = replace(plan, overrides=tuple(options.overrides), jobs=options.jobs or plan.jobs)
     out = options.out or Path("runs/reproduce") / options.plan
     if options.table or options.keep:
         if options.keep:
@@ -55,7 +56,7 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0.0, help="then stop; 0 = never")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="copy metrics and settings")
     parser.add_argument("--table", action="store_true", help="print what is done")
-    return parser.parse_args(words)
+    return parser.parse_intermixed_args(words)
 
 
 if __name__ == "__main__":

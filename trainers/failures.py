@@ -81,7 +81,7 @@ def explain(error: BaseException) -> RunError | None:
             f"out of memory ({_first_line(text) or 'the machine has no more'}): "
             "set a smaller batch.micro_size, the global batch stays the same"
         )
-    if _names(error) & {"DistError"} or "gloo" in text.lower():
+    if _names(error) & {"DistError"} or _is_gloos(error):
         # gloo begins with a line of its source and ends with advice.
         words = re.sub(r"\[/\S+:\d+\] ", "", _first_line(text)).split(" This is typically")[0]
         return PeerLostError(f"another rank died or did not answer ({words})")
@@ -93,6 +93,11 @@ def explain(error: BaseException) -> RunError | None:
 def _names(error: BaseException) -> set[str]:
     """Names of its classes: torch's are recognised without an import of torch."""
     return {kind.__name__ for kind in type(error).__mro__}
+
+
+def _is_gloos(error: BaseException) -> bool:
+    """gloo's errors have no class of their own, but a line of its source."""
+    return isinstance(error, RuntimeError) and bool(re.search(r"\bgloo\b", str(error), re.I))
 
 
 def _no_memory(text: str) -> bool:

@@ -5,6 +5,7 @@
 Each fault is MODE[=VALUE]@POINT[:rankN][:stepN]; POINT may hold the shell's `*`.  Points:
 
     init              before a rank meets the others
+    engine            it has met them, and DeepSpeed is about to deal out the model
     step              a step begins
     data              its samples are fetched
     loss              VALUE takes the place of the factor 1 of the loss of a micro batch
@@ -14,6 +15,7 @@ Each fault is MODE[=VALUE]@POINT[:rankN][:stepN]; POINT may hold the shell's `*`
     save              a checkpoint begins
     copy              its state is about to be copied, while the next step computes
     write PATH        a file is about to be replaced; of the path the last folder and the name
+    part PATH         the first piece of a rank's part of a checkpoint is in its file
     sync PATH         a file or folder has been written and is about to be forced to the disk;
                       at "sync */checkpoints" the rename has been done that commits
 """
@@ -37,8 +39,8 @@ _GRAMMAR = re.compile(r"(\w+)(?:=([^@]+))?@([^:]+)(?::rank(\d+))?(?::step(\d+))?
 _SIGNALS = ("kill", "stop", "abrt", "term", "int", "usr1")
 _MODES = (*_SIGNALS, "exception", "memory", "enospc", "exit", "sleep", "times")
 POINTS = (
-    *("init", "step", "data", "loss", "backward", "optimizer", "micro *", "save", "copy"),
-    *("write *", "sync *"),
+    *("init", "engine", "step", "data", "loss", "backward", "optimizer", "micro *", "save", "copy"),
+    *("write *", "part *", "sync *"),
 )
 
 

@@ -60,6 +60,7 @@ def words_of(plan: Plan, run: Run, out: Path) -> list[str]:
         *plan.words,
         *task.words,
         *contestant.words,
+        *plan.overrides,
         f"optimizer.lr={contestant.lr * plan.factor**run.rate:.4g}",
         f"run.seed={run.seed}",
         f"run.dir={folder_of(out, run)}",

@@ -58,6 +58,7 @@ class Plan:
     max_rates: int
     words: tuple[str, ...]
     tasks: tuple[Task, ...]
+    overrides: tuple[str, ...] = ()  # stronger than all words of the plan, but for the rate
 
 
 def read_plan(path: Path) -> Plan:

@@ -84,6 +84,23 @@ def test_a_rank_that_gets_no_more_memory_is_told_as_such(corpus: Path, tmp_path:
     assert [told["rank"] for told in ended.told(7)] == [0]
 
 
+def test_a_rank_that_is_killed_while_the_model_is_dealt_out(corpus: Path, tmp_path: Path) -> None:
+    """Row 1 before the first step: what gloo says inside DeepSpeed is no wrong configuration."""
+    ended = Started(corpus, tmp_path / "run", LONG, fault="kill@engine:rank1").end()
+    words = ["rank 1 was killed by SIGKILL", "rank 1 did not answer: rank 0 waited in"]
+    ended.must(code=137, within=10, words=words, commits=[])
+    assert [told["rank"] for told in ended.told(7)] == [0]
+
+
+def test_no_wandb_that_can_be_reached_costs_a_line(corpus: Path, tmp_path: Path) -> None:
+    """Row 37: nobody listens there; everything is in metrics.jsonl."""
+    words = ("logging=wandb", "logging.mode=online", "train.steps=7")
+    nobody = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
+    ended = Started(corpus, tmp_path / "run", *words, **nobody).end()
+    ended.must(code=0, within=STARTING, words=["W&B"], commits=[7, 6])
+    assert list(losses(tmp_path / "run")) == list(range(1, 8))
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_stands_still_is_named(corpus: Path, tmp_path: Path, rank: int) -> None:
     """Row 40; rank 0 keeps the store that the others ask."""

@@ -42,7 +42,7 @@ STAGES = [
     ),
     Stage(
         "2 killed in a save",
-        "kill@write step-00000006*/rank-00001.part:rank1",
+        "kill@part step-00000006*/rank-00001.safetensors:rank1",
         137,
         ("rank 1 was killed by SIGKILL",),
         [3],

@@ -106,7 +106,12 @@ def test_bad_texts_are_skipped_where_that_is_asked(tmp_path: Path) -> None:
     path.write_bytes(lines(*PAGES) + b"".join(bad))
     words = (f"data.path={path}", "data.on_bad_text=skip", STEPS)
     ended = Started(tmp_path, tmp_path / "run", *words).end()
-    ended.must(code=0, within=STARTING, words=["skipped"], commits=[14, 12])
+    ended.must(
+        code=0,
+        within=STARTING,
+        words=["on_bad_text=skip was applied 2 times", RANKS],
+        commits=[14, 12],
+    )
 
 
 def test_tokenizers(corpus: Path, tmp_path: Path) -> None:
@@ -138,12 +143,14 @@ def test_a_folder_that_is_a_file(corpus: Path, tmp_path: Path) -> None:
 
 def lead_out(folder: Path) -> None:
     """The data behind a link out of the run, with the right content."""
-    kept = folder.parents[2] / "kept"
-    shutil.move(folder / "rank-00000.safetensors", kept)
-    (folder / "rank-00000.safetensors").symlink_to(kept)
+    shutil.move(folder / "rank-00000.safetensors", folder.parents[2] / "kept")
+    (folder / "rank-00000.safetensors").symlink_to(folder.parents[2] / "kept")
 
 
 def name_another(folder: Path) -> None:
+    """The same by the name in the manifest."""
+    shutil.move(folder / "rank-00000.safetensors", folder.parents[2] / "kept")
+
     def change(body: dict[str, Any]) -> None:
         body["files"]["../../../kept"] = body["files"].pop("rank-00000.safetensors")
 
@@ -158,17 +165,27 @@ def garble(folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
 
 
-@pytest.mark.parametrize("damage", [lead_out, name_another, from_the_future, garble])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lead_out, "rank-00000.safetensors is not a regular file"),
+        (name_another, "'../../../kept' is not a plain file name"),
+        (from_the_future, "manifest.json has schema 99"),
+        (garble, "manifest.json is not a manifest"),
+    ],
+)
 def test_checkpoints(
-    damage: Callable[[Path], None], corpus: Path, unbroken: Path, tmp_path: Path
+    damage: Callable[[Path], None], reason: str, corpus: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     """Rows 12, 47 and 53: refused with the reason; the one before is taken, and ends the same."""
     run_dir = tmp_path / "run"
     shutil.copytree(unbroken, run_dir)
     damage(run_dir / "checkpoints" / "step-00000014")
     ended = Started(corpus, run_dir, STEPS).end()
-    words = ["step-00000014: ", "goes on from step 12"]
+    words = [f"step-00000014: {reason}", "goes on from step 12"]
     ended.must(code=0, within=60, words=words, commits=[14, 12])
+    aside = list((run_dir / "checkpoints").glob("step-00000014.refused-*"))
+    assert len(aside) == 1, "it may be good for another program, or on another day"
     assert state(run_dir, 14) == state(unbroken, 14)
 
 

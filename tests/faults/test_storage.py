@@ -62,11 +62,12 @@ def test_a_full_disk_and_damaged_checkpoints(corpus: Path, unbroken: Path, tmp_p
     """Rows 8, 9, 10 to 13 and 22: one run that suffers them all."""
     run_dir = tmp_path / "run"
     checkpoints = run_dir / "checkpoints"
-    full = "enospc@write step-0000000[69]*/rank-00001.part:rank1"
+    full = "enospc@part step-00000006*/rank-00001.safetensors:rank1"
+    full += ",enospc@write step-00000009*/rank-00001.part:rank1"
     full += ",enospc@write step-00000012*/manifest.json"
     ended = Started(corpus, run_dir, STEPS, fault=full).end()
     words = [
-        "step-00000006 could not be saved: rank 1: it could not write",
+        "step-00000006 could not be saved: rank 1: [Errno 28] No space left",
         "step-00000009 could not be saved: rank 1: it could not write",
         "step-00000012 could not be saved: [Errno 28] No space left",
         "the last 3 checkpoints could not be saved: [Errno 28] No space left",
@@ -79,7 +80,12 @@ def test_a_full_disk_and_damaged_checkpoints(corpus: Path, unbroken: Path, tmp_p
 
     # Row 9: the pointer cannot be written, which costs nothing; the old one is not followed.
     ended = Started(corpus, run_dir, STEPS, fault="enospc@write */latest").end()
-    ended.must(code=0, within=STARTING, words=["goes on from step 3"], commits=[14, 12])
+    ended.must(
+        code=0,
+        within=STARTING,
+        words=["goes on from step 3", "latest of step-00000014 could not"],
+        commits=[14, 12],
+    )
     assert ended.output.count("fault: ") == 4, ended.output
     assert (checkpoints / "latest").read_text() == "step-00000003\n"
     assert state(run_dir, 14) == state(unbroken, 14)

@@ -77,6 +77,29 @@ def test_every_run_of_a_plan_composes(path):
             assert config.optimizer.lr == pytest.approx(plan.factor * contestant.lr, rel=1e-3)
 
 
+@pytest.mark.parametrize("path", sorted(PLANS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_adafactor_begins_at_a_rate_of_its_kind_of_step(path):
+    """Relative to the parameters it is some hundredths, else about that of CAME."""
+    plan = read_plan(path)
+    for task in plan.tasks:
+        for contestant in task.contestants:
+            words = drive.words_of(plan, Run(task.name, contestant.name, 0, 0), Path("runs/x"))
+            optimizer = compose(words, 1).optimizer
+            if optimizer.name == "adafactor":
+                assert (optimizer.lr > 1e-2) == bool(optimizer.scale_parameter), task.name
+
+
+@pytest.mark.parametrize(
+    "words", [["cpu", "train.steps=20", "--jobs", "1"], ["cpu", "--jobs", "1", "train.steps=20"]]
+)
+def test_words_given_are_stronger_than_the_plan_but_for_what_is_compared(words, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reproduce, "drive", lambda plan, out, minutes: seen.append(plan) or True)
+    assert reproduce.main([*words, "optimizer.lr=7"]) == 0
+    config = compose(drive.words_of(seen[0], Run("gpt2", "came", 0, 1), Path("runs/x")), 1)
+    assert (config.train.steps, config.optimizer.lr, config.run.seed) == (20, 3e-4, 1)
+
+
 def test_a_plan_says_what_it_does_not_know(tmp_path):
     text = (PLANS / "cpu.yaml").read_text()
     (tmp_path / "a.yaml").write_text(text.replace("lr: {came:", "lr: {cme: 1.0, came:", 1))

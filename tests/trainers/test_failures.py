@@ -85,6 +85,8 @@ def test_what_gloo_says_is_cut_to_what_happened():
 def test_a_bug_is_not_explained_away():
     assert explain(ValueError("x")) is None
     assert explain(FileNotFoundError(errno.ENOENT, "x")) is None
+    assert explain(FileNotFoundError(errno.ENOENT, "x", "/home/gloo/text.txt")) is None
+    assert explain(RuntimeError("/home/igloo/text.txt has no line")) is None
 
 
 def test_a_killed_rank_is_spoken_for(capsys):

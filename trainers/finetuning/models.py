@@ -85,7 +85,7 @@ def build(
         config.num_labels = num_labels or 2
         config.pad_token_id = start.tokenizer.pad_token_id
         if untrained:
-            return kind.from_config(config)
+            return kind.from_config(config, dtype=torch.float32)
         model, found = kind.from_pretrained(
             start.folder,
             config=config,

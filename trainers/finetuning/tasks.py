@@ -1,6 +1,6 @@
 """What the tasks are: their columns, their labels, and the metrics that their authors publish."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 GLUE_HUB = "nyu-mll/glue"  # its configurations have the names that the tasks have here
@@ -57,13 +57,6 @@ GLUE: dict[str, Task] = {
         Task("qnli", (("question",), ("sentence",)), _ENTAILMENT, ("accuracy",)),
         Task("rte", _PAIR, _ENTAILMENT, ("accuracy",)),
     )
-}
-SQUAD: Mapping[str, tuple[str, ...]] = {
-    "squad_v1": ("exact_match", "f1"),
-    "squad_v2": (
-        *("exact_match", "f1", "answerable_exact_match", "answerable_f1"),
-        "unanswerable_exact_match",
-    ),
 }
 
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from launch.devices import num_cores
 from trainers.build import build_optimizer
-from trainers.errors import NonFiniteError
+from trainers.errors import ConfigError, NonFiniteError
 from trainers.finetuning.models import Start, build
 from trainers.finetuning.prepare import Kind, over_sets
 from trainers.finetuning.settings import FinetuneConfig
@@ -107,11 +107,17 @@ def _trainer(
     seed: int,
     scratch: str,
 ) -> Trainer:
+    devices = torch.cuda.device_count() if on_gpu() else 1  # the Trainer uses all that it sees
+    if config.batch_size % devices:
+        raise ConfigError(
+            f"batch_size={config.batch_size} cannot be shared by {devices} GPUs: set a multiple, "
+            "or let one be seen: CUDA_VISIBLE_DEVICES=0"
+        )
     arguments = TrainingArguments(
         output_dir=scratch,
         seed=seed,
         max_steps=steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=config.batch_size // devices,
         per_device_eval_batch_size=config.eval_batch_size,
         lr_scheduler_type="linear",
         warmup_steps=round(config.warmup_fraction * steps),

@@ -135,7 +135,7 @@ def _scale_x(axes: Axes, lines: Sequence[Line], lengths: Sequence[int], as_fract
         axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
         axes.set_xlabel("step (log scale)")
     else:
-        axes.set_xlim(0, max(*ends, 1))
+        axes.set_xlim(0, max([*ends, 1]))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
         axes.set_xlabel("step")

@@ -17,7 +17,7 @@ _IDLE = (
 )
 MOST_DRAWN = 8
 # Each optimizer has its own, so a difference between optimizers is no news.
-_TUNED = ("optimizer", "schedule")
+_TUNED = ("optimizer", "schedule", "train.gradient_clipping")
 
 
 @dataclass(frozen=True)
@@ -101,17 +101,27 @@ def _groups(runs: Sequence[Run]) -> tuple[Group, ...]:
     for some, own in zip(several, settings, strict=True):
         optimizer = some[0].optimizer
         alike = [one for one in settings if one.get("optimizer.name") == optimizer]
-        told = {key: own.get(key) for key in dict.fromkeys([*differing(alike), *between])}
+        inside = [key for key in differing(alike) if _is_news(key, own.get(key), alike)]
+        # The learning rate last: where a label is cut, the kind of optimizer is still told.
+        inside.sort(key=lambda key: key == _RATE)
+        told = {key: own.get(key) for key in dict.fromkeys([*inside, *between])}
         name = OPTIMIZERS.get(optimizer, optimizer or "no optimizer named")
-        label = ", ".join([name, *(f"{_short(key)} {value}" for key, value in told.items())])
+        label = ", ".join([name, *(_words(key, value) for key, value in told.items())])
         place = sum(group.optimizer == optimizer for group in groups)
         seeds = tuple(sorted(some, key=lambda run: (str(run.seed), run.name)))
         groups.append(Group(label, optimizer, own, seeds, place))
     return tuple(groups)
 
 
+def _is_news(key: str, value: Any, alike: Sequence[dict[str, Any]]) -> bool:
+    """Whether a label tells it: a learning rate, and what less than most of its kind have."""
+    most = sum(repr(one.get(key)) == repr(value) for one in alike) > len(alike) / 2
+    return key == _RATE or not most
+
+
+_RATE = "optimizer.lr"
 _WORDS = {
-    "optimizer.lr": "lr",
+    _RATE: "lr",
     "batch.global_size": "batch",
     "train.steps": "steps",
     "optimizer.momentum": "momentum",
@@ -120,8 +130,13 @@ _WORDS = {
 }
 
 
+def _words(key: str, value: Any) -> str:
+    """A setting in few words: the name alone of what is switched on."""
+    return _short(key) if value is True else f"{_short(key)} {value}"
+
+
 def _short(key: str) -> str:
-    return _WORDS.get(key, key)
+    return _WORDS.get(key, key.removeprefix("optimizer.").replace("_", " "))
 
 
 def _title(run: Run, keys: Sequence[str] = ()) -> str:

@@ -6,6 +6,7 @@ All waits are bounded, collectives by the timeout of the process group.
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,11 @@ def load_latest(
 def _choose(checkpoints: Path) -> dict[str, str] | None:
     """The newest good commit, for the other ranks; removes what interrupted saves left."""
     if not checkpoints.is_dir():
+        if os.path.lexists(checkpoints):  # a link to a disk that is not there
+            raise CheckpointError(
+                f"{checkpoints} is there, but is no folder that can be read: mount what it leads "
+                "to, or remove it to train from the first step."
+            )
         return None
     commits.remove_leftovers(checkpoints, ".tmp-", ".trash-")
     found = commits.newest_good(checkpoints)

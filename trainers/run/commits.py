@@ -7,6 +7,7 @@
     manifest.json                 sizes, sha256, tensors, what the run must agree on
   step-00000200.tmp-5f0c.../      an interrupted save: removed at the next start
   step-00000050.trash-5f0c.../    an interrupted prune: likewise
+  step-00000100.refused-5f0c.../  could not be loaded, and the run went on without it: stays
   latest                          the name of a commit: a hint that there was one, never followed
 """
 
@@ -29,6 +30,7 @@ from trainers.run.step_folders import committed, step_of
 logger = logging.getLogger(__name__)
 
 HINT = "latest"
+_UNREAD = object()
 MIN_KEEP = 2  # one commit to resume from while the next one is being proven
 
 
@@ -45,21 +47,27 @@ def complete(folder: Path, manifest: Manifest) -> None:
 def publish(folder: Path, target: Path) -> None:
     """Make a complete staging folder the commit `target`, by a rename.  Raises OSError."""
     if target.exists():  # refused at load, or else this run would have gone on from it
-        os.rename(target, _trash(target))
+        os.rename(target, _beside(target, "refused"))
     os.rename(folder, target)
 
 
-def make_durable(target: Path) -> None:
-    """Force the name of a commit to the disk, and leave the hint.
+def make_durable(target: Path) -> bool:
+    """Force the name of a commit to the disk, and leave the hint; returns whether a power cut can
+    no longer undo the commit.
 
     The commit is there, whatever fails now: that is only told.
     """
+    is_durable = True
     try:
         durable.sync(target.parent)
     except OSError as error:
+        is_durable = False
         logger.warning("%s is committed, a power cut may undo that: %s", target.name, error)
-    with contextlib.suppress(OSError):  # a hint that is missing costs nothing
+    try:
         durable.write_text(target.with_name(HINT), target.name + "\n")
+    except OSError as error:  # it is only a hint
+        logger.warning("%s of %s could not be written: %s", HINT, target.name, error)
+    return is_durable
 
 
 def discard(folder: Path) -> None:
@@ -76,17 +84,19 @@ def prune(
 ) -> None:
     """Remove commits older than the newest `keep` up to `step`; a failure costs only space.
 
-    Those `refused` at load, by name, never count as kept: up to `step` they are removed, newer ones
-    wait until the run comes by.  Of the others the best one stays.
+    Those `refused` at load, by name, never count as kept: up to `step` they are renamed, newer ones
+    wait until the run comes by.  They are not removed: it may have been the disk that could not be
+    read, or the program that was too old.  Of the others the best one stays.
     """
     try:
         reached = [path for path in committed(checkpoints) if _step(path) <= step]
         usable = [path for path in reached if path.name not in refused]
-        spared = best.find(usable) if best else None
-        kept = {*usable[:keep], *(spared or ())[:1]}
+        kept = {*usable[:keep], *(best.spared(usable) if best else ())}
         for path in reached:
-            if path not in kept:
-                os.rename(path, _trash(path))  # no half-deleted folder carries a committed name
+            if path.name in refused:
+                os.rename(path, _beside(path, "refused"))
+            elif path not in kept:  # no half-deleted folder carries a committed name
+                os.rename(path, _beside(path, "trash"))
         remove_leftovers(checkpoints, ".trash-")
     except OSError as error:
         logger.warning("old checkpoints could not be removed: %s", error)
@@ -162,18 +172,27 @@ class Best:
         """The best of these commits and its value; the older one of equals."""
         found: tuple[Path, float] | None = None
         for folder in sorted(folders):
-            try:
-                value = manifests.read(folder).extra.get("metrics", {}).get(self.metric)
-            except (RefusedError, AttributeError):
-                continue
+            value = self._value(folder)
             if isinstance(value, int | float) and self.better(value, found and found[1]):
                 found = folder, float(value)
         return found
+
+    def spared(self, folders: list[Path]) -> list[Path]:
+        """Those that no prune may take: the best one, and any that cannot be read now."""
+        unread = [folder for folder in folders if self._value(folder) is _UNREAD]
+        found = self.find(folders)
+        return unread if found is None else [*unread, found[0]]
+
+    def _value(self, folder: Path) -> object:
+        try:
+            return manifests.read(folder).extra.get("metrics", {}).get(self.metric)
+        except (RefusedError, AttributeError):
+            return _UNREAD
 
 
 def _step(path: Path) -> int:
     return step_of(path) or 0
 
 
-def _trash(path: Path) -> Path:
-    return path.with_name(f"{path.name}.trash-{secrets.token_hex(6)}")
+def _beside(path: Path, mark: str) -> Path:
+    return path.with_name(f"{path.name}.{mark}-{secrets.token_hex(6)}")

@@ -14,6 +14,8 @@ from came import bind
 from came.sharded_optimizer import ShardedOptimizer
 from trainers.config import Config
 from trainers.errors import ConfigError
+from trainers.failures import explain
+from trainers.faults import fault
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -86,6 +88,7 @@ def build_engine(
     # On a CPU DeepSpeed would compile a shared-memory all-reduce, which gloo does as well. A run
     # that is killed while it compiles or loads it leaves a lock, for which all later runs wait.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    fault("engine")
     ledger = moments(module, world_size)  # under ZeRO 3 parameters are empty afterwards
     try:
         with _bounded_groups(config.runtime.timeout_seconds):
@@ -97,9 +100,9 @@ def build_engine(
             )
         if isinstance(optimizer, ShardedOptimizer):
             ledger = bind(engine).as_dict()
-    except (dist.DistError, torch.OutOfMemoryError):
-        raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        if explain(error) is not None:  # another rank is gone, or there is no memory
+            raise
         raise ConfigError(f"DeepSpeed cannot run this configuration: {error}") from error
     return engine, ledger
 

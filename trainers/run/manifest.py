@@ -20,6 +20,7 @@ from typing import Any
 
 from came.pieces import PLAIN
 from trainers.errors import CheckpointError
+from trainers.regular import read_regular
 from trainers.run.step_folders import MANIFEST_FILE as FILE_NAME
 from trainers.run.step_folders import step_of
 
@@ -27,6 +28,7 @@ SCHEMA = 2
 READABLE = (1, 2)
 FORMATS = (PLAIN, "int8", "sign")
 BUFFER = "buffer/"  # tensors called so may hold -inf by design (attention masks do)
+_LARGEST = 256 << 20  # bytes of a manifest that are read: a hundred times that of a large model
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 
 
@@ -153,7 +155,10 @@ def read(folder: Path) -> Manifest:
     if folder.is_symlink():
         raise RefusedError("the folder is a symbolic link")
     try:
-        manifest = Manifest.from_json(plain_file(folder, FILE_NAME).read_text(encoding="utf-8"))
+        file = plain_file(folder, FILE_NAME)
+        if (size := file.stat().st_size) > _LARGEST:
+            raise RefusedError(f"{FILE_NAME} has {size} bytes, more than {_LARGEST}")
+        manifest = Manifest.from_json(read_regular(file))
     except UnicodeDecodeError as error:
         raise RefusedError(f"{FILE_NAME} is not text") from error
     except OSError as error:

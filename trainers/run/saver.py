@@ -28,7 +28,7 @@ from trainers.run.distributed import World
 from trainers.run.folder import RunFolder
 from trainers.run.identity import identity, setting
 from trainers.run.step_folders import committed, step_of
-from trainers.run.wandb_mirror import ID_FILE
+from trainers.run.wandb_mirror import ID_FILE, kept_id
 from trainers.run.writer import Writer
 
 # That a run gives to a save of before when one rank fails: launchers do not wait for the others.
@@ -173,10 +173,7 @@ class Saver:
         return failure
 
     def _wandb_id(self) -> str | None:
-        path = self._folder.path / ID_FILE
-        if self._world.rank != 0 or not path.exists():
-            return None
-        return path.read_text(encoding="utf-8", errors="replace").strip()
+        return kept_id(self._folder.path) if self._world.rank == 0 else None
 
     def _find_best(self) -> float | None:
         if self._world.rank != 0 or self._best is None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from trainers.errors import StorageError
+from trainers.faults import fault
 from trainers.run.manifest import BUFFER, FileRecord
 
 _PIECE = 16 << 20  # bytes written and hashed at a time, so that a cache holds them for both
@@ -107,9 +108,11 @@ class Snapshot:
         data = memoryview(self._buffer.numpy())
         pieces = [data[begin : begin + _PIECE] for begin in range(0, len(data), _PIECE)]
         with open(path, "wb") as file:
-            for piece in (self._header, *pieces):
+            for number, piece in enumerate((self._header, *pieces)):
                 file.write(piece)
                 digest.update(piece)
+                if number == 1:
+                    fault(f"part {path.parent.name}/{path.name}")
             file.flush()
             os.fsync(file.fileno())
         return FileRecord(digest.hexdigest(), len(self._header) + len(data))

@@ -99,7 +99,10 @@ class Files:
 
     def whole(self, name: str) -> Tensor:
         """All elements of a tensor in plain pieces, flat."""
-        found = [self.parts(piece)[""] for piece in self.pieces[name]]
+        parts = [self.parts(piece) for piece in self.pieces[name]]
+        if not all("" in part for part in parts):
+            raise RefusedError(f"{name} is in a format of its own, not in plain numbers")
+        found = [part[""] for part in parts]
         return torch.cat(found) if len(found) > 1 else found[0]
 
     def __enter__(self) -> "Files":

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from trainers import durable, fidelity
 from trainers.redact import redact, redact_text
+from trainers.regular import read_regular
 from trainers.run.console import tell
 from trainers.run.folder import LEDGER_FILE
 from trainers.run.mirrors import History
@@ -118,13 +119,21 @@ def choose_mode(asked: str) -> str:
     return "offline"
 
 
+def kept_id(folder: Path) -> str | None:
+    """The id in the run folder; None if there is none, or something else."""
+    try:
+        kept = read_regular(folder / ID_FILE, "replace").strip()
+    except OSError:
+        return None
+    return kept if re.fullmatch(r"[A-Za-z0-9_\-]{1,64}", kept) else None
+
+
 def run_id(folder: Path) -> str:
     """The id kept in the run folder, so that a resumed job stays one W&B run."""
     path = folder / ID_FILE
+    if (kept := kept_id(folder)) is not None:
+        return kept
     if path.exists():
-        kept = path.read_text(encoding="utf-8").strip()
-        if re.fullmatch(r"[A-Za-z0-9_\-]{1,64}", kept):
-            return kept
         logger.warning("%s is not a W&B id: a new one is made", path)
     # An agent of a sweep has made the run already, and W&B takes no other id then.
     agent = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None

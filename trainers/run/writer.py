@@ -224,6 +224,8 @@ class Writer:
         if not save.committed:
             logger.warning("the checkpoint %s could not be saved: %s", save.target.name, save.error)
             commits.discard(save.staging)
+        elif save.error:
+            logger.warning("%s is committed, but after it: %s", save.target.name, save.error)
 
     def _write(self, save: _Save) -> dict[str, Any]:
         save.staging.mkdir(parents=True, exist_ok=True)
@@ -249,9 +251,9 @@ class Writer:
             save.doing = "renaming the folder"
             commits.publish(save.staging, save.target)
             save.committed = True
-        commits.make_durable(save.target)
+        is_durable = commits.make_durable(save.target)
         self.refused.discard(save.target.name)
-        if not save.given_up:  # or else the next save may be at it
+        if is_durable and not save.given_up:  # or else the next save may be at it
             step = save.manifest.step
             commits.prune(self._checkpoints, step, self._keep, self._best, self.refused)
         self._on_commit(save.target, sum(file.bytes for file in save.manifest.files.values()))

@@ -101,6 +101,27 @@ def test_a_run_and_its_export_are_one_start_and_untrained_is_another(run, tmp_pa
     assert not torch.equal(trained[0], weights(starts[0], True, 5)[0])
 
 
+def test_an_untrained_model_is_in_float32_too(run, tmp_path) -> None:
+    export(run, tmp_path / "exported")
+    settings = json.loads((tmp_path / "exported" / "config.json").read_text())
+    (tmp_path / "exported" / "config.json").write_text(
+        json.dumps({**settings, "dtype": "bfloat16"})
+    )
+    start = Start.of(tmp_path / "exported", tmp_path)
+    for untrained in (False, True):
+        model = build(start, 2, dropout=0.1, untrained=untrained, seed=0)
+        assert {param.dtype for param in model.parameters()} == {torch.float32}
+
+
+def test_a_batch_is_shared_by_the_gpus_that_are_seen(run, reviews, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("trainers.finetuning.train.on_gpu", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    words = [f"model={run}", "task=sst2", f"data={reviews}", f"out={tmp_path / 'out'}", *FEW]
+    assert main(words) == ConfigError.exit_code
+    assert "batch_size=8 cannot be shared by 3 GPUs" in capsys.readouterr().err
+
+
 def test_starts_that_are_refused(run, tmp_path) -> None:
     with pytest.raises(DataError, match="is no run folder"):
         Start.of(tmp_path, tmp_path)

@@ -9,9 +9,12 @@ import torch
 
 from tests.trainers.run.checkpoints import load, names, random_state, same_bits, save
 from trainers import durable
-from trainers.errors import StorageError
-from trainers.run import parts
+from trainers.errors import CheckpointError, StorageError
+from trainers.run import commits, parts
+from trainers.run import manifest as manifests
 from trainers.run import snapshot as snapshots
+from trainers.run.manifest import Manifest, RefusedError
+from trainers.run.step_folders import folder_name
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -47,10 +50,43 @@ def test_a_folder_that_cannot_be_forced_to_the_disk_is_a_commit_all_the_same(
         sync(path)
 
     monkeypatch.setattr(durable, "sync", fail)
-    save(tmp_path, 1, random_state(1))
+    for step in (1, 2, 3):
+        save(tmp_path, step, random_state(step))
     assert "step-00000001 is committed, a power cut may undo that: [Errno 5]" in caplog.text
     live = random_state(0)
-    assert load(tmp_path, live) is not None and same_bits(live, random_state(1))
+    assert load(tmp_path, live) is not None and same_bits(live, random_state(3))
+    assert names(tmp_path)[0] == "step-00000001", "no older one is removed for it"
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link that leads nowhere"])
+def test_checkpoints_that_are_no_folder_are_no_new_run(tmp_path: Path, kind: str) -> None:
+    """A disk that is not mounted, say: nothing may begin at the first step then."""
+    place = tmp_path / "checkpoints"
+    if kind == "a file":
+        place.write_text("")
+    else:
+        place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"checkpoints is there, but is no folder"):
+        load(place, random_state(0))
+
+
+def test_a_best_commit_that_cannot_be_read_now_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3, 4, 5):
+        save(tmp_path, step, random_state(step), keep=9, extra={"metrics": {"eval/loss": step}})
+    best, read = commits.Best("eval/loss"), manifests.read
+
+    def fail(folder: Path) -> Manifest:
+        if folder.name == folder_name(1):
+            raise RefusedError("Input/output error")
+        return read(folder)
+
+    monkeypatch.setattr(manifests, "read", fail)
+    commits.prune(tmp_path, 5, 2, best)
+    assert names(tmp_path) == [folder_name(step) for step in (1, 2, 4, 5)], (
+        "2 is the best of the others"
+    )
 
 
 def test_a_part_that_is_told_is_not_told_as_failed(

@@ -188,7 +188,9 @@ def test_what_was_refused_at_load_counts_for_nothing(folder: RunFolder) -> None:
         again.settle()
         assert "step-00000097" in names(folder.checkpoints), "until the run comes by"
         save(again, 100, loss=2.5)
-    assert names(folder.checkpoints) == ["step-00000095", "step-00000100"]
+    kept, aside, newest = names(folder.checkpoints)
+    assert (kept, newest) == ("step-00000095", "step-00000100")
+    assert aside.startswith("step-00000097.refused-"), "never removed: maybe the disk was ill"
 
 
 def test_a_refused_commit_that_is_saved_again_counts(folder: RunFolder) -> None:
@@ -200,7 +202,9 @@ def test_a_refused_commit_that_is_saved_again_counts(folder: RunFolder) -> None:
         assert again.resume(engine_of("bfloat16", seed=2, steps=0)) == 90
         save(again, 97)
         save(again, 98)
-    assert names(folder.checkpoints)[-2:] == ["step-00000097", "step-00000098"]
+    first, aside, last = names(folder.checkpoints)
+    assert (first, last) == ("step-00000097", "step-00000098")
+    assert aside.startswith("step-00000097.refused-")
 
 
 def test_a_run_that_fails_waits_for_the_save_of_before(folder: RunFolder) -> None:
