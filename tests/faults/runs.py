@@ -207,7 +207,8 @@ def _environ(pid: int) -> dict[str, str]:
 def halves(run_dir: Path) -> frozenset[str]:
     """The folders of interrupted saves and prunes."""
     checkpoints = run_dir / "checkpoints"
-    return frozenset(path.name for path in checkpoints.glob("step-*.*") if path.is_dir())
+    marks = ("step-*.tmp-*", "step-*.trash-*")
+    return frozenset(path.name for mark in marks for path in checkpoints.glob(mark))
 
 
 def commits(run_dir: Path) -> list[int]:

@@ -86,7 +86,8 @@ def test_a_rank_that_gets_no_more_memory_is_told_as_such(corpus: Path, tmp_path:
 
 def test_a_rank_that_is_killed_while_the_model_is_dealt_out(corpus: Path, tmp_path: Path) -> None:
     """Row 1 before the first step: what gloo says inside DeepSpeed is no wrong configuration."""
-    ended = Started(corpus, tmp_path / "run", LONG, fault="kill@engine:rank1").end()
+    fault = "sleep=3@engine:rank1,kill@engine:rank1"  # until the other one waits for it
+    ended = Started(corpus, tmp_path / "run", LONG, fault=fault).end()
     words = ["rank 1 was killed by SIGKILL", "rank 1 did not answer: rank 0 waited in"]
     ended.must(code=137, within=10, words=words, commits=[])
     assert [told["rank"] for told in ended.told(7)] == [0]

@@ -109,7 +109,7 @@ def test_bad_texts_are_skipped_where_that_is_asked(tmp_path: Path) -> None:
     ended.must(
         code=0,
         within=STARTING,
-        words=["on_bad_text=skip was applied 2 times", RANKS],
+        words=["on_bad_text=skip was applied 3 times", RANKS],
         commits=[14, 12],
     )
 

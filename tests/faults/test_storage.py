@@ -11,6 +11,7 @@ import pytest
 from tests.faults.conftest import STEPS
 from tests.faults.runs import STARTING, Started, learned, losses, state
 from tests.trainers.run.checkpoints import rewrite_manifest
+from trainers.run.step_folders import committed
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -101,7 +102,7 @@ def test_a_full_disk_and_damaged_checkpoints(corpus: Path, unbroken: Path, tmp_p
         assert state(run_dir, 14) == state(unbroken, 14), name
         assert learned(run_dir) == learned(unbroken), name
 
-    for folder in checkpoints.glob("step-*"):
+    for folder in committed(checkpoints):
         flip(folder)
     before = {path: path.read_bytes() for path in checkpoints.rglob("*.*")}
     said = ["no checkpoint in", f"{OTHER} has other content", "start again with another run.dir"]
