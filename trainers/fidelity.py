@@ -126,9 +126,9 @@ def _compare(
 ) -> Comparison:
     published = told["paper"] != NOT_PUBLISHED
     paper, source = (told["paper"], sources[told["source"]]) if published else (None, None)
-    over = [f"{other}={changed[other]}" for other in _overruling(key, changed)]
+    over = [f"{other}={_words(changed[other])}" for other in _overruling(key, changed)]
     is_yours = key in _YOURS and own is None
-    if over:
+    if over and ours in (own, paper):
         return Comparison(
             key, "deviation", paper, own, ours, f"{UNEXPLAINED}: {', '.join(over)}", source
         )
@@ -200,7 +200,7 @@ def _parts(found: list[Comparison]) -> Iterator[str]:
     yield (
         f"{len(same)} settings are the paper's, {len(kinds['deviation'])} are not, and "
         f"{len(kinds['not published'])} it does not publish."
-        + (f" {unexplained} of this run have no reason here." if unexplained else "")
+        + (f" Without a reason: {unexplained}." if unexplained else "")
     )
     if kinds["deviation"]:
         rows = [(c.key, _of_paper(c), c.ours, c.why) for c in kinds["deviation"]]

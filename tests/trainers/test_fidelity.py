@@ -91,7 +91,7 @@ def test_the_reason_of_the_experiments_value_is_that_of_no_other(words) -> None:
     page = str(fidelity.markdown(config(*words)))
     told = f"the experiment's: {row.experiment:g}" if row.paper is None else row.paper
     assert f"| {key} | {told} | {row.ours:g} | {UNEXPLAINED} |" in page
-    assert " 1 of this run have no reason here.\n" in page
+    assert " Without a reason: 1.\n" in page
 
 
 @pytest.mark.parametrize("experiment", ["bert_large_32k", "bert_large_32k_two_phase"])
@@ -150,6 +150,14 @@ def test_a_value_that_another_setting_overrules_is_not_as_in_the_paper(key, word
     row = found("experiment=bert_large_32k", *words)[key]
     assert (row.kind, row.why) == ("deviation", f"{UNEXPLAINED}: {why}") and not row.is_explained
     assert found("experiment=bert_large_32k")[key].kind == "same"
+
+
+def test_another_text_is_told_and_what_stood_for_it() -> None:
+    rows = found("experiment=gpt2_medium", "data=text", "data.path=/home/me/web")
+    assert rows["data.name"].why == rows["data.path"].why == UNEXPLAINED
+    assert (rows["data.path"].experiment, rows["data.path"].ours) == (None, "web")
+    hub = found("experiment=gpt2_medium", "data.hub=a/b")["data.name"]
+    assert (hub.ours, hub.why) == ("openwebtext", f"{UNEXPLAINED}: data.hub=a/b")
 
 
 def test_phases_overrule_what_they_speak_of() -> None:
