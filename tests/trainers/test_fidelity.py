@@ -64,6 +64,13 @@ def test_the_32k_run_is_the_authors_script_but_for_what_is_said() -> None:
     assert rows["objective.mask_fraction"].kind == "not published"
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_run_in_two_phases_is_compared_in_all_that_makes_its_steps(optimizer: str) -> None:
+    rows = found("experiment=bert_large_32k_two_phase", f"optimizer={optimizer}")
+    steps = {f"optimizer.{name}" for name in ("lr", "betas", "eps", "weight_decay")}
+    assert rows.keys() >= steps | {"train.gradient_clipping"}
+
+
 def test_what_is_set_on_the_command_line_is_a_deviation_without_a_reason() -> None:
     rows = found("experiment=bert_large_32k", "optimizer.lr=1e-3", "runtime.dtype=float32")
     assert rows["optimizer.lr"].why == rows["runtime.dtype"].why == UNEXPLAINED
