@@ -8,7 +8,7 @@ from typing import Any
 
 from trainers import fidelity
 from trainers.config import Config
-from trainers.redact import redact_text
+from trainers.redact import bare_name, bare_source, redact_text
 from trainers.regular import read_regular
 from trainers.run import metrics
 from trainers.run.folder import read_starts
@@ -18,6 +18,9 @@ _PIPELINES = {
     "causal_lm": "text-generation",
     "span_corruption": "text2text-generation",
 }
+_NO_REPORT = (
+    f"The run folder has no {fidelity.FILE_NAME}: what differs from the paper is not known."
+)
 
 
 def model_card(
@@ -56,7 +59,7 @@ def model_card(
     ]
     if results := _results(run, step):
         parts.append("## Held-out results\n\n" + _table(results))
-    if page := _fidelity(run) or (None if phases else fidelity.markdown(config)):
+    if page := _fidelity(run, config):
         parts.append(page.replace("\n## ", "\n### ").replace("# ", "## ", 1))
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -68,18 +71,24 @@ def _phase(phase: Mapping[str, Any]) -> str:
     return f"{share} of the steps: {told or 'as above'}"
 
 
-def _fidelity(run: Path) -> str | None:
-    """As the run wrote it: of all its phases, which `config` has no more."""
+def _fidelity(run: Path, config: Config) -> str | None:
+    """As the run wrote it: of all its phases, which `config` has no more, and beside the experiment
+    as it was then."""
     try:
-        return read_regular(run / fidelity.FILE_NAME, errors="replace")
+        page = read_regular(run / fidelity.FILE_NAME, errors="replace")
     except OSError:
-        return None
+        known = config.experiment in fidelity.names()
+        return f"# Fidelity\n\n{_NO_REPORT}" if known else None
+    path = config.data.path
+    # The first runs wrote the whole path.
+    return page.replace(f"| {path} |", f"| {bare_name(path)} |") if path else page
 
 
 def _data(config: Config) -> str:
-    """Its name: where a file lies on a machine is nobody else's business."""
     data = config.data
-    return data.hub or (Path(data.path).name if data.path else data.name)
+    if data.hub:
+        return bare_source(data.hub)
+    return bare_name(data.path) if data.path else data.name
 
 
 def _origin(run: Path) -> dict[str, object]:

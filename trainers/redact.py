@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 HIDDEN = "***"
@@ -26,6 +27,7 @@ _KNOWN_FORM = re.compile(r"\b(?:hf_|wandb_v1_|ghp_|gho_|github_pat_|glpat-|sk-)[
 # Shorter values ("1", "true", "none") would be cut out of innocent words.
 _SHORTEST_SECRET = 8
 _FOLDERS = ("PWD", "OLDPWD")  # the shell's working folders, not passwords
+_HUB_NAME = re.compile(r"(?!\.)[\w.\-]+(/[\w.\-]+)?")
 
 
 def redact_text(text: str) -> str:
@@ -52,6 +54,17 @@ def redact(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redact(item) for item in value]
     return redact_text(value) if isinstance(value, str) else value
+
+
+def bare_name(path: str) -> str:
+    """The last part of a path: where a file lies on a machine is nobody else's business."""
+    return Path(path).name or path
+
+
+def bare_source(name: str) -> str:
+    """A dataset of the hub in full; of a local folder in its place the last part."""
+    is_on_hub = _HUB_NAME.fullmatch(name) and not Path(name).is_dir()
+    return name if is_on_hub else bare_name(name)
 
 
 def redact_logs() -> None:

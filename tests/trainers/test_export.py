@@ -119,7 +119,34 @@ def test_the_card_has_results_and_the_distance_to_the_paper(tmp_path: Path) -> N
     assert "| commit | abc with changes |" in card and "| device | a\\|b |" in card
     assert "\n## Fidelity: bert_large_32k with came, and the paper\n" in card
     assert "\n### Deviations\n" in card and "| data | wiki |" in card
+    assert "/home/me" not in card
     assert "| eval/loss | 3 |" in model_card(config, run, 3)
+
+
+def test_a_card_has_no_folder_of_the_machine(tmp_path: Path) -> None:
+    """The report on the paper once told the whole path of the text."""
+    words = ["data.path=/home/me/wiki/", "data.tokenizer=/home/me/words/vocab.txt"]
+    config = compose(["experiment=bert_large_32k", *words], 2)
+    page = str(markdown(config))
+    whole = page.replace("| Wikipedia | wiki |", "| Wikipedia | /home/me/wiki/ |")
+    assert whole != page
+    for report in (page, whole):  # as a run writes it, and as one of before did
+        (tmp_path / "fidelity.md").write_text(report)
+        card = model_card(config, tmp_path, 5)
+        assert "| data.path | Wikipedia | wiki |" in card and "| data | wiki |" in card
+        assert "/home" not in card and "me/" not in card
+    (tmp_path / "fidelity.md").unlink()
+    words = ["data=hub", "data.hub=/home/me/wiki"]
+    card = model_card(compose(["experiment=quickstart", *words], 2), tmp_path, 5)
+    assert "| data | wiki |" in card and "/home/me" not in card
+
+
+def test_a_card_of_a_run_without_its_report_says_so(tmp_path: Path) -> None:
+    """Settings that are read back have no phases, no ramp and one process: they tell nothing."""
+    config = compose(["experiment=bert_large_32k", "data.path=wiki/"], 2)
+    assert "\n## Fidelity\n\nThe run folder has no fidelity.md" in model_card(config, tmp_path, 5)
+    quickstart = compose(["experiment=quickstart"], 2)
+    assert "Fidelity" not in model_card(quickstart, tmp_path, 5)
 
 
 def test_the_card_of_phases_compares_all_of_them(tmp_path: Path) -> None:

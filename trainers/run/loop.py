@@ -69,7 +69,7 @@ def run(config: Config) -> None:
             folder.describe(config, device=device, world_size=world.world_size)
             folder.write(TOKENIZER_FILE, data[0].tokenizer.to_str())
             folder.write(MODEL_FILE, module.model.config.to_json_string())
-            if (page := fidelity.markdown(config)) is not None:
+            if world.rank == 0 and (page := fidelity.markdown(config)) is not None:
                 folder.write(fidelity.FILE_NAME, page)
             if world.rank == 0:
                 tell(device, *([f"goes on from step {start}"] if start else []))
