@@ -85,12 +85,11 @@ def test_a_rank_that_gets_no_more_memory_is_told_as_such(corpus: Path, tmp_path:
 
 
 def test_a_rank_that_is_killed_while_the_model_is_dealt_out(corpus: Path, tmp_path: Path) -> None:
-    """Row 1 before the first step: what gloo says inside DeepSpeed is no wrong configuration."""
+    """Row 1 before the first step: the other one, which waits in DeepSpeed, is not left there."""
     fault = "sleep=3@engine:rank1,kill@engine:rank1"  # until the other one waits for it
     ended = Started(corpus, tmp_path / "run", LONG, fault=fault).end()
-    words = ["rank 1 was killed by SIGKILL", "rank 1 did not answer: rank 0 waited in"]
-    ended.must(code=137, within=10, words=words, commits=[])
-    assert [told["rank"] for told in ended.told(7)] == [0]
+    ended.must(code=137, within=10, words=["rank 1 was killed by SIGKILL"], commits=[])
+    assert "DeepSpeed cannot run" not in ended.output
 
 
 def test_no_wandb_that_can_be_reached_costs_a_line(corpus: Path, tmp_path: Path) -> None:

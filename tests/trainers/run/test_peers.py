@@ -4,10 +4,14 @@ import socket
 import time
 from datetime import timedelta
 
+import deepspeed
 import pytest
+import torch
 import torch.distributed as dist
 
-from trainers.errors import DataError, PeerLostError
+from trainers.compose import compose
+from trainers.errors import ConfigError, DataError, PeerLostError
+from trainers.run.engine import build_engine
 from trainers.run.peers import lost, lost_peers_named, meet
 
 
@@ -98,3 +102,23 @@ def test_a_loss_is_named_with_what_was_waited_for() -> None:
 def test_other_errors_are_left_as_they_are() -> None:
     with pytest.raises(DataError, match="no text"), lost_peers_named(dist.HashStore(), 0, 2):
         raise DataError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("[/gloo/transport/tcp/pair.cc:534] Connection closed by peer"), RuntimeError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError),
+        (AssertionError("zero stage 9"), ConfigError),
+    ],
+)
+def test_a_peer_lost_inside_deepspeed_is_no_wrong_configuration(error, kind, monkeypatch) -> None:
+    def fail(**options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(deepspeed, "initialize", fail)
+    config = compose(["experiment=quickstart"], 1)
+    module = torch.nn.Linear(2, 2)
+    with pytest.raises(kind) as caught:
+        build_engine(config, module, torch.optim.AdamW(module.parameters()), 1)
+    assert type(caught.value) is kind
