@@ -91,6 +91,12 @@ def with_micro_sizes(config: Config, world_size: int) -> Config:
     )
 
 
+def finds_micro_batches(config: Config) -> bool:
+    """Whether micro batches are tried at the start; those in `config` are then the most there can
+    be, and what depends on them is not known before."""
+    return config.runtime.micro_batch == "auto"
+
+
 def _inside(config: Config, phase: PhaseConfig) -> Config:
     """`config` with what the phase changes, and without phases."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainers.checks.page import Check, bullets
 from trainers.config import Config
-from trainers.phases import phase_configs
+from trainers.phases import finds_micro_batches, phase_configs
 from trainers.planner.plan import RunPlan
 from trainers.run.commits import committed
 from trainers.run.manifest import step_of
@@ -39,10 +39,12 @@ def _batches(config: Config) -> list[str]:
         micro = inside.batch.micro_size
         rounds = inside.batch.global_size // (micro * ranks)
         phase = f"phase {number}: " if config.train.phases else ""
+        turns = f"x {micro} x {rounds} micro batches"
+        if finds_micro_batches(config):
+            turns = "x micro batches as large as fit, found at the start"
         lines.append(
             f"{phase}{config.objective.name} on {inside.objective.sequence_length} tokens; "
-            f"{inside.batch.global_size:,} sequences a step = {ranks} processes x {micro} "
-            f"x {rounds} micro batches"
+            f"{inside.batch.global_size:,} sequences a step = {ranks} processes {turns}"
         )
     return lines
 

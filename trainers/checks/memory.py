@@ -38,9 +38,9 @@ def check_memory(config: Config, plan: RunPlan, machine: Machine) -> Check:
         "needs": [asdict(need) | {"fits": need.fits} for need in found],
     }
     lines = [
-        f"{size(_most(config, memory))} for each of {plan.world_size} processes, "
+        f"{size(_most(memory))} for each of {plan.world_size} processes, "
         f"{size(memory.kept)} of it all the time"
-        + (" (the micro batch is found at the start)" * _is_found(config))
+        + (" (the micro batch is found at the start)" * (memory.total is None))
         + (f", and {size(memory.host)} on the host" if memory.host else "")
     ]
     if not found:
@@ -59,7 +59,7 @@ def check_memory(config: Config, plan: RunPlan, machine: Machine) -> Check:
 
 def needs(config: Config, memory: Memory, machine: Machine) -> list[Need]:
     """What is needed of each memory here; nothing where other machines will run it."""
-    launch, most = config.launch, _most(config, memory)
+    launch, most = config.launch, _most(memory)
     if launch.name in QUEUED or (launch.nodes > 1 and not machine.gpus):
         return []
     processes = launch.processes // launch.nodes
@@ -71,9 +71,6 @@ def needs(config: Config, memory: Memory, machine: Machine) -> list[Need]:
     return [Need("this machine's memory, all processes", everything, machine.memory)]
 
 
-def _most(config: Config, memory: Memory) -> int:
-    return memory.kept if _is_found(config) else memory.total
-
-
-def _is_found(config: Config) -> bool:
-    return config.runtime.micro_batch == "auto"
+def _most(memory: Memory) -> int:
+    """The most at a time, or what is there in any case."""
+    return memory.kept if memory.total is None else memory.total

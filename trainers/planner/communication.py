@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from trainers.config import Config
+from trainers.phases import finds_micro_batches
 from trainers.planner.optimizers import Kept
 from trainers.planner.sharding import sum_buffers
 from trainers.run.engine import num_micro_batches
@@ -20,17 +21,20 @@ _FLOAT32 = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Communication:
-    """Bytes that a rank sends in one step."""
+    """Bytes that a rank sends in one step; None: as often as there are micro batches, whose number
+    is found at the start."""
 
-    gradients: int  # summed over the ranks
-    parameters: int  # gathered from them
+    gradients: int | None  # summed over the ranks
+    parameters: int | None  # gathered from them
     optimizer: int  # the optimizer's own sums
 
     @property
-    def total(self) -> int:
+    def total(self) -> int | None:
+        if self.gradients is None or self.parameters is None:
+            return None
         return self.gradients + self.parameters + self.optimizer
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int | None]:
         return {**asdict(self), "total": self.total}
 
 
@@ -40,13 +44,14 @@ def communication(config: Config, world_size: int, kept: Kept) -> Communication:
     numel = sum(group.numel for group in kept.groups)
     width = 2 if config.runtime.dtype == "bfloat16" else _FLOAT32
     once = (world_size - 1) / world_size
-    num_micro = num_micro_batches(config, world_size)
-    reductions = num_micro if stage >= 2 else 1
-    gradients = _FLOAT32 * numel * reductions * (1 if stage == 3 else 2)
-    # Stage 3 gathers every layer in forward, and again in backward unless it was left there.
-    gathers = {0: 0, 1: 1, 2: 1, 3: 2 * num_micro}[stage]
+    num_micro = None if finds_micro_batches(config) else num_micro_batches(config, world_size)
+
+    def sent(size: int, times: int | None) -> int | None:
+        return None if times is None else round(once * size * numel * times)
+
     return Communication(
-        gradients=round(once * gradients),
-        parameters=round(once * width * numel * gathers),
+        gradients=sent(_FLOAT32 * (1 if stage == 3 else 2), num_micro if stage >= 2 else 1),
+        # Stage 3 gathers every layer in forward, and again in backward unless it was left there.
+        parameters=sent(2 * width, num_micro) if stage == 3 else sent(width, 1 if stage else 0),
         optimizer=round(2 * once * sum(sum_buffers(kept, stage, world_size))),
     )

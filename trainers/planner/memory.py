@@ -13,8 +13,8 @@ that is always in float32 (deepspeed 0.19; `runtime/engine.py`, `zero/stage_1_an
     3, float32 or bfloat16   wP/W         4P/W           4P/W
 
 A float32 run has a second copy too: DeepSpeed clones the slice that a rank updates. Beside this
-stand buffers in which gradients are gathered for the ranks to sum, while the model is run backward,
-and at stage 3 the parameters of the layers that are being computed.
+stand buffers in which gradients are gathered for the ranks to sum, while the model is run backward
+(that of stage 3 all the time), and at stage 3 the parameters of the layers that are being computed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Memory:
     gradients: int
     state: int
     sums: int  # buffers that the optimizer sums over the ranks, kept from step to step
-    activations: int
+    bucket: int  # stage 3's, in which gradients are gathered for the ranks to sum
+    activations: int | None  # None: the micro batch is found at the start
     communication: int
     step: int
     host: int
@@ -55,19 +56,23 @@ class Memory:
     @property
     def kept(self) -> int:
         """What is there all the time."""
-        return self.parameters + self.master + self.gradients + self.state + self.sums
+        return sum(
+            (self.parameters, self.master, self.gradients, self.state, self.sums, self.bucket)
+        )
 
     @property
-    def total(self) -> int:
-        """The most that is there at a time."""
+    def total(self) -> int | None:
+        """The most that is there at a time; None where activations are not known."""
+        if self.activations is None:
+            return None
         return self.kept + max(self.activations + self.communication, self.step)
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int | None]:
         return {**asdict(self), "kept": self.kept, "total": self.total}
 
 
 def memory(
-    config: Config, world_size: int, zero: Mapping[str, Any], kept: Kept, activations: int
+    config: Config, world_size: int, zero: Mapping[str, Any], kept: Kept, activations: int | None
 ) -> Memory:
     """The memory of one rank; `zero` is the section of that name in DeepSpeed's configuration."""
     stage, half = config.zero.stage, config.runtime.dtype == "bfloat16"
@@ -86,6 +91,7 @@ def memory(
         gradients=_gradients(stage, half, offloads, numel, part),
         state=0 if offloads else state,
         sums=0 if offloads else sums,
+        bucket=_FLOAT32 * int(zero["reduce_bucket_size"]) if stage == 3 else 0,
         activations=activations,
         communication=_communication(stage, half, offloads, zero, numel, kept.groups),
         # The gradients of the slice, flattened once more.
@@ -127,8 +133,8 @@ def _communication(
     largest = max(param.numel for group in groups for param in group.params)
     if stage == 3:
         live = int(zero.get("stage3_max_live_parameters", _LIVE_NUMBERS))
-        # The bucket is there all the time; what is in it is copied once more to be dealt out.
-        return _FLOAT32 * (bucket + filled) + width * min(live, numel)
+        # What is in the bucket is copied once more to be dealt out.
+        return _FLOAT32 * filled + width * min(live, numel)
     sums_in = _FLOAT32 if stage == 1 else width
     converted = _FLOAT32 * filled if sums_in < _FLOAT32 else 0
     return sums_in * bucket + converted + (width * largest if offloads else 0)

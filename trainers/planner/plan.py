@@ -13,7 +13,7 @@ from trainers.build import as_objective
 from trainers.config import Config, DataConfig
 from trainers.data.tokenizer import SpecialIds, load_tokenizer
 from trainers.models import build_model
-from trainers.phases import phase_configs
+from trainers.phases import finds_micro_batches, phase_configs
 from trainers.planner.activations import activation_bytes
 from trainers.planner.communication import Communication, communication
 from trainers.planner.memory import Memory, memory
@@ -55,8 +55,8 @@ class RunPlan:
     rows: dict[str, Row]
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON: bytes, FLOPs, hours."""
-        config = self.config
+        """Ready for JSON: bytes, FLOPs, hours; None for what is found at the start."""
+        config, found = self.config, finds_micro_batches(self.config)
         return {
             "experiment": config.experiment,
             "model": config.model.name,
@@ -66,7 +66,7 @@ class RunPlan:
             "world_size": self.world_size,
             "zero": asdict(config.zero),
             "dtype": config.runtime.dtype,
-            "batch": asdict(config.batch),
+            "batch": asdict(config.batch) | ({"micro_size": None} if found else {}),
             "device": self.device,
             "mfu": self.mfu,
             "work": self.work.as_dict(),
@@ -85,7 +85,10 @@ def plan_run(config: Config, device: str, mfu: float) -> RunPlan:
     module = meta_module(config, vocab_size)
     phases = phase_configs(config)
     zero = deepspeed_config(phases[0], world_size)["zero_optimization"]
-    activations = max(activation_bytes(inside, vocab_size) for inside in phases)
+    found_later = finds_micro_batches(config)
+    activations = (
+        None if found_later else max(activation_bytes(inside, vocab_size) for inside in phases)
+    )
     rows = {}
     for name, optimizer in compared(config).items():
         keeps = kept(optimizer, config.runtime, module)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
+from trainers.phases import finds_micro_batches
 from trainers.planner.plan import Row, RunPlan
 
 _PARTS = {
@@ -15,6 +16,7 @@ _PARTS = {
     "master": "float32 copy of the parameters",
     "state": "optimizer state",
     "sums": "what the optimizer sums over the ranks",
+    "bucket": "bucket in which gradients are gathered, kept",
     "activations": "activations of one micro batch (estimated)",
     "communication": "buffers of DeepSpeed while it runs backward",
     "step": "gradients once more while it updates, instead of the last two",
@@ -32,7 +34,7 @@ def show(plan: RunPlan, console: Console) -> None:
 
 
 def _head(plan: RunPlan) -> Iterator[str]:
-    config, work = plan.config, plan.work
+    config, work, found = plan.config, plan.work, finds_micro_batches(plan.config)
     zero = f"ZeRO {config.zero.stage}{', offload' if config.zero.offload_optimizer else ''}"
     yield (
         f"{config.experiment}: {config.model.name}, {plan.num_params / 1e6:,.1f} M parameters, "
@@ -40,8 +42,12 @@ def _head(plan: RunPlan) -> Iterator[str]:
     )
     yield (
         f"{plan.world_size} GPUs on {config.launch.nodes} node(s), {zero}, {config.runtime.dtype}, "
-        f"batch {config.batch.global_size:,} in micro batches of {config.batch.micro_size}"
+        f"batch {config.batch.global_size:,} in micro batches "
+        + ("as large as fit" if found else f"of {config.batch.micro_size}")
     )
+    if found:
+        sent = ", and what is sent in a step" if config.zero.stage >= 2 else ""
+        yield f"micro batches are found at the start: activations{sent} are not known before"
     yield (
         f"{work.steps:,} steps, {work.samples:,} samples, {work.tokens / 1e9:,.2f} billion tokens "
         f"(places, padding included), {work.flops:.2e} FLOPs"
@@ -80,15 +86,17 @@ def _detail(row: Row, name: str) -> Table:
     table.add_column(justify="right", overflow="fold")
     sizes = row.memory.as_dict()
     for part, words in _PARTS.items():
-        if sizes[part] or part == "total":
-            table.add_row(
-                words, f"{_gb(sizes[part])} GB", style="bold" if part == "total" else None
-            )
+        if sizes[part] != 0:
+            table.add_row(words, _with_unit(sizes[part]), style="bold" if part == "total" else None)
     table.add_section()
     for part, size in row.communication.as_dict().items():
-        table.add_row(f"sent in a step: {part}", f"{_gb(size)} GB")
+        table.add_row(f"sent in a step: {part}", _with_unit(size))
     return table
 
 
-def _gb(size: int) -> str:
-    return f"{size / 1e9:,.3f}"
+def _with_unit(size: int | None) -> str:
+    return "not known" if size is None else f"{_gb(size)} GB"
+
+
+def _gb(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e9:,.3f}"

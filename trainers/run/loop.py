@@ -19,7 +19,7 @@ from trainers.data.random_access import Purpose, hash64
 from trainers.data.splits import Splits, open_phases
 from trainers.faults import factor, fault
 from trainers.flops import peak_flops
-from trainers.phases import phase_configs, plan
+from trainers.phases import finds_micro_batches, phase_configs, plan
 from trainers.run.attention import attention_kernels
 from trainers.run.console import tell
 from trainers.run.distributed import World, join, leave
@@ -57,7 +57,7 @@ def run(config: Config) -> None:
         sample = to_device(without_waste(data[0].train.batch(np.arange(1))), world)
         device = f"{_device_name(world)}; {attention_kernels(module, sample)}"
         set_speed(module, config.runtime)
-        if config.runtime.micro_batch == "auto":
+        if finds_micro_batches(config):
             config = fit_micro_batches(config, data, module, world)
             device += f"; {told(config)}"
         optimizer = build_optimizer(config.optimizer, config.runtime, module)
