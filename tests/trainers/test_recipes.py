@@ -8,8 +8,9 @@ import yaml
 from trainers.compose import CONFIGS, choices, compose
 from trainers.config import Config
 from trainers.errors import ConfigError
-from trainers.flops import layer_weights, training_flops
+from trainers.flops import training_flops
 from trainers.phases import phase_configs, plan
+from trainers.planner.plan import plan_run
 
 RECIPES = [name for name in choices()["experiment"] if not name.startswith("quickstart")]
 OPTIMIZERS = choices()["optimizer"]
@@ -87,29 +88,19 @@ def hours(config: Config) -> float:
     return total / (MFU * PEAK * GPUS) / 3600
 
 
-def gigabytes(config: Config) -> float:
-    """Weights, gradients, a share of master and momentum, activations, logits.
-
-    Of activations 34 bytes a token, layer and hidden unit (Korthikanti et al. 2022, without the
-    squares of attention), or 2 where they are computed again, and 34 of the layer at work.
-    """
-    model, phases = config.model, phase_configs(config)
-    layers = layer_weights(model)
-    if model.family == "t5":  # an encoder, and a decoder with a second attention
-        layers = 2 * layers + 4 * model.layers * model.hidden**2
-    numbers = layers + config.data.vocab_size * model.hidden
-    tokens = max(inside.batch.micro_size * inside.objective.sequence_length for inside in phases)
-    layer = 34 * tokens * model.hidden
-    kept = 2 * tokens * model.hidden * model.layers + layer
-    kept = kept if config.runtime.activation_checkpointing else layer * model.layers
-    head = tokens if config.objective.name == "causal_lm" else tokens * 0.16
-    logits = 6 * head * config.data.vocab_size  # bfloat16, and their float32 softmax
-    return (numbers * (2 + 4 + 8 / GPUS) + kept + logits) / 1e9
-
-
 @pytest.mark.parametrize("experiment", RECIPES)
 def test_hours_and_memory_in_the_comments_are_the_arithmetic(experiment: str) -> None:
     config = recipe(f"experiment={experiment}")
     said_hours, said_gigabytes = told(experiment)
     assert said_hours == pytest.approx(hours(config), rel=0.06)
-    assert said_gigabytes == pytest.approx(gigabytes(config), abs=0.6)
+    rows = plan_run(config, "H200", MFU).rows
+    assert said_gigabytes == pytest.approx(rows["came"].memory.total / 1e9, abs=0.6)
+
+
+def test_the_steps_of_both_phases_are_as_told() -> None:
+    file = CONFIGS / "experiment" / "bert_large_32k_two_phase.yaml"
+    said = re.search(r"([\d,]+) steps at length 128, then ([\d,]+) at 512", file.read_text())
+    assert said
+    stretches = plan(recipe("experiment=bert_large_32k_two_phase")).stretches
+    steps = [stretch.last - stretch.first + 1 for stretch in stretches]
+    assert steps == [14_062, 1_563] == [int(each.replace(",", "")) for each in said.groups()]

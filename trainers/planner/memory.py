@@ -14,7 +14,7 @@ that is always in float32 (deepspeed 0.19; `runtime/engine.py`, `zero/stage_1_an
 
 A float32 run has a second copy too: DeepSpeed clones the slice that a rank updates. Beside this
 stand buffers in which gradients are gathered for the ranks to sum, while the model is run backward
-(that of stage 3 all the time), and at stage 3 the parameters of the layers that are being computed.
+(that of stage 3 is there all the time), and at stage 3 the parameters of the layers that are being computed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Memory:
     gradients: int
     state: int
     sums: int  # buffers that the optimizer sums over the ranks, kept from step to step
-    bucket: int  # stage 3's, in which gradients are gathered for the ranks to sum
+    buffers: int  # DeepSpeed's that stay: stage 3's bucket, a gradient on its way to the host
     activations: int | None  # None: the micro batch is found at the start
     communication: int
     step: int
@@ -57,7 +57,7 @@ class Memory:
     def kept(self) -> int:
         """What is there all the time."""
         return sum(
-            (self.parameters, self.master, self.gradients, self.state, self.sums, self.bucket)
+            (self.parameters, self.master, self.gradients, self.state, self.sums, self.buffers)
         )
 
     @property
@@ -83,28 +83,46 @@ def memory(
     sums = sum(sum_buffers(kept, stage, world_size))
     master = _FLOAT32 * part if stage else 0
     offloads = config.zero.offload_optimizer
-    # On the host: copy, state and gradients in float32, and the slice on its way back.
-    host = master + state + sums + (_FLOAT32 + width) * part if offloads else 0
+    largest = max(param.numel for group in kept.groups for param in group.params)
+    host = master + state + sums + _sent_to_host(stage, half, part, width * largest)
     return Memory(
         parameters=width * (part if stage == 3 else numel) + _persistent(kept, stage, width),
         master=0 if offloads else master,
         gradients=_gradients(stage, half, offloads, numel, part),
         state=0 if offloads else state,
         sums=0 if offloads else sums,
-        bucket=_FLOAT32 * int(zero["reduce_bucket_size"]) if stage == 3 else 0,
+        buffers=_buffers(stage, offloads, zero, width * largest),
         activations=activations,
-        communication=_communication(stage, half, offloads, zero, numel, kept.groups),
+        communication=_communication(stage, half, offloads, zero, numel, part, kept.groups),
         # The gradients of the slice, flattened once more.
         step=_FLOAT32 * part if stage and not offloads and not (stage == 1 and half) else 0,
-        host=host,
+        host=host if offloads else 0,
     )
 
 
 def _gradients(stage: int, half: bool, offloads: bool, numel: int, part: int) -> int:
     if stage >= 2:
-        return 0 if offloads else _FLOAT32 * part
-    # With accumulation in float32, those of one backward pass are there in bfloat16 as well.
-    return (_FLOAT32 + (2 if half else 0)) * numel
+        # With offload they are summed on the host, but those of bfloat16 at stage 2.
+        return 0 if offloads and not (stage == 2 and half) else _FLOAT32 * part
+    # With accumulation in float32, those of one backward pass are there in bfloat16 as well, but
+    # with offload, where each is dropped when it has been added.
+    return (_FLOAT32 + (2 if half and not offloads else 0)) * numel
+
+
+def _buffers(stage: int, offloads: bool, zero: Mapping[str, Any], largest: int) -> int:
+    if stage == 3:
+        return _FLOAT32 * int(zero["reduce_bucket_size"])
+    return largest if offloads else 0
+
+
+def _sent_to_host(stage: int, half: bool, part: int, largest: int) -> int:
+    """Bytes of what goes to the host and back: gradients in float32 for the step, beside them
+    those that are summed over micro batches (stage 3, and 2 in float32), the slice on its way
+    back, and the largest gradient on its way."""
+    if stage == 3:
+        return 2 * _FLOAT32 * part
+    summed = _FLOAT32 * part if stage == 2 and not half else 0
+    return (_FLOAT32 + (2 if half else _FLOAT32)) * part + summed + largest
 
 
 def _persistent(kept: Kept, stage: int, width: int) -> int:
@@ -120,6 +138,7 @@ def _communication(
     offloads: bool,
     zero: Mapping[str, Any],
     numel: int,
+    part: int,
     groups: tuple[Group, ...],
 ) -> int:
     """Bytes of buffers in which gradients are summed, and parameters gathered."""
@@ -130,14 +149,15 @@ def _communication(
         return _FLOAT32 * _largest_bucket(sizes)
     bucket, width = int(zero["reduce_bucket_size"]), 2 if half else _FLOAT32
     filled = min(bucket, numel)
-    largest = max(param.numel for group in groups for param in group.params)
     if stage == 3:
         live = int(zero.get("stage3_max_live_parameters", _LIVE_NUMBERS))
         # What is in the bucket is copied once more to be dealt out.
         return _FLOAT32 * filled + width * min(live, numel)
     sums_in = _FLOAT32 if stage == 1 else width
     converted = _FLOAT32 * filled if sums_in < _FLOAT32 else 0
-    return sums_in * bucket + converted + (width * largest if offloads else 0)
+    # With offload and bfloat16 stage 1 takes its slice out of the sums before it is sent.
+    slices = _FLOAT32 * part if stage == 1 and half else 0
+    return sums_in * bucket + converted + slices
 
 
 def _largest_bucket(sizes: list[int]) -> int:

@@ -16,7 +16,7 @@ _PARTS = {
     "master": "float32 copy of the parameters",
     "state": "optimizer state",
     "sums": "what the optimizer sums over the ranks",
-    "bucket": "bucket in which gradients are gathered, kept",
+    "buffers": "buffers of DeepSpeed that stay",
     "activations": "activations of one micro batch (estimated)",
     "communication": "buffers of DeepSpeed while it runs backward",
     "step": "gradients once more while it updates, instead of the last two",

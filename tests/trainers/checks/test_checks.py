@@ -10,7 +10,7 @@ import pytest
 
 from tests.trainers.data.corpus import write_text
 from trainers import check
-from trainers.checks import all_reduce, disk, environment, memory, text
+from trainers.checks import all_reduce, configuration, disk, environment, memory, text
 from trainers.checks.all_reduce import Speed
 from trainers.checks.environment import Version, check_environment
 from trainers.checks.machine import Gpu, Machine, host_memory
@@ -190,6 +190,9 @@ def test_a_micro_batch_that_is_found_counts_what_is_there_all_the_time() -> None
     config, plan = planned("runtime.micro_batch=auto", "batch.micro_size=0")
     kept = replace(LAPTOP, memory=2 * plan.rows["came"].memory.kept)
     assert memory.check_memory(config, plan, kept).is_green
+    page = configuration.check_configuration(config, plan)
+    assert "2 processes x micro batches as large as fit, found at the start" in page.text
+    assert page.details["batch"]["micro_size"] is None
 
 
 class Installed:

@@ -113,3 +113,34 @@ def test_no_digit_is_left_out_where_there_is_little_room(
         assert max(map(len, table.splitlines())) <= 40
     else:
         assert "\u2502 adafactor_no_momentum \u2502" in table
+
+
+FOUND = ("runtime.micro_batch=auto", "batch.micro_size=0")
+
+
+def test_what_depends_on_the_micro_batch_is_not_known_before_it_is_found(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A micro batch of all 2,048 sequences of a rank was counted, hundreds of GB for BERT-Large."""
+    found, given = numbers(capsys, *FOUND, "zero.stage=3"), numbers(capsys, "zero.stage=3")
+    assert found["batch"] == given["batch"] | {"micro_size": None}
+    came, known = found["optimizers"]["came"], given["optimizers"]["came"]
+    unknown = {"activations": None, "total": None}
+    assert came["memory"] == known["memory"] | unknown and came["bytes_per_gpu"] is None
+    sent = {"gradients": None, "parameters": None, "total": None}
+    assert came["communication_bytes_per_step"] == known["communication_bytes_per_step"] | sent
+    # At stage 1 gradients are summed once a step, however many micro batches there are.
+    once, same = numbers(capsys, *FOUND)["optimizers"], numbers(capsys)["optimizers"]
+    key = "communication_bytes_per_step"
+    assert once["came"][key] == same["came"][key]
+
+
+@pytest.mark.parametrize(("stage", "sent"), [(1, ""), (2, ", and what is sent in a step")])
+def test_people_are_told_what_is_not_known(
+    stage: int, sent: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert door.main([*WORDS, *FOUND, f"zero.stage={stage}"]) == 0
+    text = capsys.readouterr().out
+    assert "batch 32,768 in micro batches as large as fit\n" in text
+    assert f"found at the start: activations{sent} are not known before" in text
+    assert text.count("not known") == (3 if stage == 1 else 5)
