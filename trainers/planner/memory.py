@@ -14,7 +14,8 @@ that is always in float32 (deepspeed 0.19; `runtime/engine.py`, `zero/stage_1_an
 
 A float32 run has a second copy too: DeepSpeed clones the slice that a rank updates. Beside this
 stand buffers in which gradients are gathered for the ranks to sum, while the model is run backward
-(that of stage 3 is there all the time), and at stage 3 the parameters of the layers that are being computed.
+(at stage 3 all the time), and at stage 3 the parameters of the layers that are being computed. With
+offload the copy, the state and gradients lie on the host, and what goes there and back.
 """
 
 from __future__ import annotations
