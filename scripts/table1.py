@@ -7,6 +7,7 @@ docs/planner.md; a test compares them with the page.
 from __future__ import annotations
 
 import csv
+from functools import cache
 from pathlib import Path
 
 from trainers.compose import compose
@@ -37,6 +38,7 @@ def published(model: str) -> dict[str, float]:
         return {row["optimizer"]: float(list(row.values())[-1]) for row in csv.DictReader(file)}
 
 
+@cache
 def plan_of(model: str, words: tuple[str, ...]) -> RunPlan:
     experiment = f"experiment={EXPERIMENTS[model]}"
     return plan_run(compose([experiment, *WORDS, *words], planned=True), "H100", 0.4)

@@ -9,13 +9,16 @@ that is always in float32 (deepspeed 0.19; `runtime/engine.py`, `zero/stage_1_an
     0, float32               4P           -              4P
     1, float32               4P           4P/W           4P
     1, bfloat16              2P           4P/W           4P + 2P       BF16_Optimizer
-    2, float32 or bfloat16   wP           4P/W           4P/W
+    2, float32               4P           4P/W           4P/W, cut ones whole
+    2, bfloat16              2P           4P/W           4P/W
     3, float32 or bfloat16   wP/W         4P/W           4P/W
 
 A float32 run has a second copy too: DeepSpeed clones the slice that a rank updates. Beside this
 stand buffers in which gradients are gathered for the ranks to sum, while the model is run backward
 (at stage 3 all the time), and at stage 3 the parameters of the layers that are being computed. With
-offload the copy, the state and gradients lie on the host, and what goes there and back.
+offload the copy, the state and gradients lie on the host, and what goes there and back. A
+parameter that a slice cuts keeps its whole gradient at stage 2 in float32: the embedding on each rank
+that has a piece of it.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from typing import Any
 
 from trainers.config import Config
 from trainers.planner.optimizers import Group, Kept
-from trainers.planner.sharding import slice_numel, state_bytes_per_rank, sum_buffers
+from trainers.planner.sharding import slice_numel, state_bytes_per_rank, sum_buffers, touched_numel
 
 _FLOAT32 = 4
 _ALLREDUCE_NUMBERS = 500_000_000  # DeepSpeed's MEMORY_OPT_ALLREDUCE_SIZE
@@ -84,12 +87,13 @@ def memory(
     sums = sum(sum_buffers(kept, stage, world_size))
     master = _FLOAT32 * part if stage else 0
     offloads = config.zero.offload_optimizer
+    touched = touched_numel(kept, world_size) if stage == 2 and not half else part
     largest = max(param.numel for group in kept.groups for param in group.params)
-    host = master + state + sums + _sent_to_host(stage, half, part, width * largest)
+    host = master + state + sums + _sent_to_host(stage, half, part, touched, width * largest)
     return Memory(
         parameters=width * (part if stage == 3 else numel) + _persistent(kept, stage, width),
         master=0 if offloads else master,
-        gradients=_gradients(stage, half, offloads, numel, part),
+        gradients=_gradients(stage, half, offloads, numel, touched),
         state=0 if offloads else state,
         sums=0 if offloads else sums,
         buffers=_buffers(stage, offloads, zero, width * largest),
@@ -101,10 +105,10 @@ def memory(
     )
 
 
-def _gradients(stage: int, half: bool, offloads: bool, numel: int, part: int) -> int:
+def _gradients(stage: int, half: bool, offloads: bool, numel: int, touched: int) -> int:
     if stage >= 2:
         # With offload they are summed on the host, but those of bfloat16 at stage 2.
-        return 0 if offloads and not (stage == 2 and half) else _FLOAT32 * part
+        return 0 if offloads and not (stage == 2 and half) else _FLOAT32 * touched
     # With accumulation in float32, those of one backward pass are there in bfloat16 as well, but
     # with offload, where each is dropped when it has been added.
     return (_FLOAT32 + (2 if half and not offloads else 0)) * numel
@@ -116,13 +120,13 @@ def _buffers(stage: int, offloads: bool, zero: Mapping[str, Any], largest: int) 
     return largest if offloads else 0
 
 
-def _sent_to_host(stage: int, half: bool, part: int, largest: int) -> int:
+def _sent_to_host(stage: int, half: bool, part: int, touched: int, largest: int) -> int:
     """Bytes of what goes to the host and back: gradients in float32 for the step, beside them
     those that are summed over micro batches (stage 3, and 2 in float32), the slice on its way
     back, and the largest gradient on its way."""
     if stage == 3:
         return 2 * _FLOAT32 * part
-    summed = _FLOAT32 * part if stage == 2 and not half else 0
+    summed = _FLOAT32 * touched if stage == 2 and not half else 0
     return (_FLOAT32 + (2 if half else _FLOAT32)) * part + summed + largest
 
 

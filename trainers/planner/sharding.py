@@ -36,6 +36,20 @@ def slice_numel(params: Sequence[Param], stage: int, world_size: int) -> int:
     return sum(-(-numel // world_size) for numel in found.numels)
 
 
+def touched_numel(kept: Kept, world_size: int) -> int:
+    """Numbers of all parameters that a slice of ZeRO 1 or 2 has a piece of, those that it cuts
+    counted whole; on the rank with most."""
+    splits = [split(group.params, 2, world_size) for group in kept.groups]
+    return max(sum(_touched(each, rank) for each in splits) for rank in range(world_size))
+
+
+def _touched(found: FlatSplit | EachSplit, rank: int) -> int:
+    assert isinstance(found, FlatSplit)
+    start, end = rank * found.slice_numel, (rank + 1) * found.slice_numel
+    pieces = zip(found.offsets, found.numels, strict=True)
+    return sum(numel for offset, numel in pieces if offset < end and offset + numel > start)
+
+
 def state_bytes(kept: Kept) -> int:
     """Bytes of one copy of the whole state, as the ledger counts them: without step counters."""
     return sum(

@@ -27,13 +27,10 @@ SETTINGS = {
     "stage 1, bfloat16": ("zero.stage=1", HALF, "optimizer=adamw"),
     "stage 2": ("zero.stage=2", "optimizer=adamw"),
     "stage 2, bfloat16": ("zero.stage=2", HALF, "optimizer=came"),
-    "stage 3": ("zero.stage=3", "optimizer=adamw"),
     "stage 3, bfloat16": ("zero.stage=3", HALF, "optimizer=came"),
-    "stage 1, offload": ("zero.stage=1", "optimizer=adamw", OFFLOADS),
     "stage 1, bfloat16, offload": ("zero.stage=1", HALF, "optimizer=adamw", OFFLOADS),
     "stage 2, offload": ("zero.stage=2", "optimizer=adamw", OFFLOADS),
     "stage 2, bfloat16, offload": ("zero.stage=2", HALF, "optimizer=adamw", OFFLOADS),
-    "stage 3, offload": ("zero.stage=3", "optimizer=adamw", OFFLOADS),
     "stage 3, bfloat16, offload": ("zero.stage=3", HALF, "optimizer=came", OFFLOADS),
 }
 
@@ -43,21 +40,29 @@ def check_settings() -> None:
 
     Here the device is the host: with offload it is the sum of both that is compared.
     """
+    before = tensor_bytes()
     for name, words in SETTINGS.items():
         config = compose([*WORDS, *words], dist.get_world_size())
         planned = plan_run(config, "H100", 0.4).rows[config.optimizer.name].memory
         # Stage 1 drops its bucket when a step's last micro batch is over; this is the first.
         bucket = 4 * 50_000 if name.startswith("stage 1") and name != "stage 1, bfloat16" else 0
         always = planned.kept + planned.host + bucket
-        found = found_bytes(config)
+        run(config)
+        after = tensor_bytes()
+        found, before = fullest(after - before), after
         scratch = 7 / 4 * planned.sums  # CAME's: up to 7 numbers where its sums have 4
         words = f"{name}: planned {always:,}, found {found:,}"
         assert 0.98 * always < found < 1.02 * always + scratch, words
 
 
-def found_bytes(config: Config) -> int:
-    """Bytes of all tensors that are there between two micro batches, the state included."""
-    before = tensor_bytes()
+def fullest(size: int) -> int:
+    sizes = torch.tensor(size)
+    dist.all_reduce(sizes, dist.ReduceOp.MAX)
+    return int(sizes)
+
+
+def run(config: Config) -> None:
+    """An engine between two micro batches, with its state."""
     model = build_model(config.model, config.data.vocab_size, SpecialIds(pad=0), seed=0)
     module = as_objective(config.objective.name, model).to(DTYPES[config.runtime.dtype])
     optimizer = build_optimizer(config.optimizer, config.runtime, module)
@@ -66,7 +71,6 @@ def found_bytes(config: Config) -> int:
         engine.backward(sum(engine(batch_of(config)).loss.values()))
         engine.step()
     ENGINES.append(engine)
-    return tensor_bytes() - before
 
 
 def tensor_bytes() -> int:

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from came.fields import allocate
-from came.layout import ShardLayout
+from came.layout import Param, ShardLayout
 from trainers.build import build_optimizer
 from trainers.compose import compose
 from trainers.config import Config
-from trainers.planner.optimizers import Kept, compared, kept
+from trainers.planner.optimizers import Group, Kept, compared, kept
 from trainers.planner.plan import meta_module
 from trainers.planner.sharding import (
     MASTER,
@@ -17,6 +17,7 @@ from trainers.planner.sharding import (
     split,
     state_bytes,
     state_bytes_per_rank,
+    touched_numel,
 )
 
 SMALL = ("model.hidden=48", "model.intermediate=100", "model.heads=2", "model.layers=2")
@@ -94,6 +95,14 @@ def test_slices_are_even_and_cover_all_numbers() -> None:
             assert group.numel <= 6 * part <= group.numel + padding
         # AdamW keeps two numbers for each of the slice, the padding included.
         assert slice_numel(group.params, 0, 6) == group.numel
+
+
+def test_a_parameter_that_is_cut_counts_on_both_sides() -> None:
+    params = (Param("a", (8,)), Param("b", (2,)), Param("c", (2,)))
+    keeps = Kept((Group(params, ((), (), ())),), lambda params: ())
+    assert touched_numel(keeps, 1) == 12
+    assert touched_numel(keeps, 2) == 8 + 2 + 2  # slices of 6: rank 0 has a piece of a alone
+    assert touched_numel(keeps, 3) == 8  # of 4: rank 2 has b and c
 
 
 def test_bert_large_as_published() -> None:
