@@ -30,7 +30,8 @@ def test_every_optimizer_has_values_of_its_own(experiment: str, optimizer: str) 
     config = recipe(f"experiment={experiment}", f"optimizer={optimizer}")
     assert config.optimizer.name == optimizer
     assert config.optimizer.lr == tree["tuned"][optimizer]["optimizer.lr"] != plain.lr
-    assert recipe(f"experiment={experiment}", f"optimizer={optimizer}", "optimizer.lr=7").optimizer
+    config = recipe(f"experiment={experiment}", f"optimizer={optimizer}", "optimizer.lr=7")
+    assert config.optimizer.lr == 7
 
 
 def test_lamb_at_a_large_batch_is_that_of_nvidia() -> None:

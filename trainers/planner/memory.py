@@ -17,8 +17,8 @@ A float32 run has a second copy too: DeepSpeed clones the slice that a rank upda
 stand buffers in which gradients are gathered for the ranks to sum, while the model is run backward
 (at stage 3 all the time), and at stage 3 the parameters of the layers that are being computed. With
 offload the copy, the state and gradients lie on the host, and what goes there and back. A
-parameter that a slice cuts keeps its whole gradient at stage 2 in float32: the embedding on each rank
-that has a piece of it.
+parameter that a slice cuts keeps its whole gradient at stage 2 in float32: the embedding on each
+rank that has a piece of it.
 """
 
 from __future__ import annotations
