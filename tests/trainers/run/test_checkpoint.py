@@ -88,7 +88,9 @@ def test_a_refused_newer_commit_does_not_count_as_kept_and_is_replaced(tmp_path:
     live = random_state(0)
     load(tmp_path, live)
     assert same_bits(live, random_state(41))
-    assert names(tmp_path) == ["step-00000030", "step-00000040"]
+    assert [path.name for path in commits.committed(tmp_path)] == ["step-00000040", "step-00000030"]
+    (aside,) = tmp_path.glob("*.refused-*")  # it may have been the disk: nothing refused is removed
+    assert aside.name.startswith("step-00000040.")
 
 
 def test_a_hint_that_was_being_written_is_removed(tmp_path: Path) -> None:
@@ -106,10 +108,14 @@ def test_keeping_one_is_refused(tmp_path: Path) -> None:
 def test_old_commits_that_cannot_be_removed_do_not_fail_the_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(path: Path) -> Path:
-        raise PermissionError("not yours")
+    rename = os.rename
 
-    monkeypatch.setattr(commits, "_trash", refuse)
+    def refuse_trash(old: Path, new: Path) -> None:
+        if ".trash-" in new.name:
+            raise PermissionError("not yours")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse_trash)
     for step in (1, 2, 3):
         save(tmp_path, step, random_state(step))
     assert "not yours" in caplog.text
