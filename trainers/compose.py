@@ -25,7 +25,7 @@ from yaml import YAMLError
 from launch.devices import default_processes
 from trainers.config import Config
 from trainers.errors import ConfigError
-from trainers.folder_shape import shape_of
+from trainers.folder_shape import dropout_of, shape_of
 from trainers.phases import batch_units, with_micro_sizes
 from trainers.typed import MISSING, convert, leaves, message
 from trainers.validate import problems_of
@@ -220,6 +220,8 @@ def _fill_shape(container: Any, problems: list[str]) -> bool:
         return False
     try:
         shape = shape_of(Path(expanduser(path)))
+        if "dropout" not in model:
+            model["dropout"] = dropout_of(Path(expanduser(path)))
     except ConfigError as error:
         problems.append(str(error))
         return False

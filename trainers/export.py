@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from tokenizers.processors import TemplateProcessing
+from tokenizers.processors import ByteLevel, TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
@@ -91,6 +91,8 @@ def for_transformers(tokenizer: Tokenizer, config: Config) -> PreTrainedTokenize
         single, pair = (template.format(**by_role) for template in around)
         used = [(token, id_) for id_, token in names.items() if token in single]
         tokenizer.post_processor = TemplateProcessing(single=single, pair=pair, special_tokens=used)
+    elif not isinstance(tokenizer.post_processor, ByteLevel):  # which puts nothing around a text
+        tokenizer.post_processor = None
     inputs = ["input_ids", "attention_mask"]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from tokenizers import Tokenizer
 from torch import nn
+from transformers import GenerationConfig
 
 from trainers.build import as_objective
 from trainers.compose import reread
@@ -21,7 +22,7 @@ from trainers.config import Config
 from trainers.errors import DataError
 from trainers.models import CLASSES
 from trainers.pretrained import load_pretrained
-from trainers.run.folder import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
+from trainers.run.folder import GENERATION_FILE, MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
 from trainers.run.step_folders import step_of
 from trainers.run.weights import load_weights, newest
 
@@ -125,6 +126,9 @@ def read_module(place: Place, config: Config) -> nn.Module:
     try:
         told = json.loads((place.folder / MODEL_FILE).read_text(encoding="utf-8"))
         model = kind(kind.config_class.from_dict(told))
+        if (generation := place.folder / GENERATION_FILE).is_file():
+            settings = json.loads(generation.read_text(encoding="utf-8"))
+            model.generation_config = GenerationConfig.from_dict(settings)
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{place.folder / MODEL_FILE} cannot be read: {error}") from error
     module = as_objective(config.objective.name, model)

@@ -33,6 +33,12 @@ _NAMES: dict[str, dict[str, str]] = {
         "intermediate": "d_ff",
     },
 }
+# How the families call dropout, and what transformers takes where config.json does not say it.
+DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout"),
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout_rate"),
+)
+_UNSAID_DROPOUT = {"bert": 0.1, "gpt2": 0.1, "llama": 0.0, "t5": 0.1}
 
 
 def shape_of(folder: Path) -> dict[str, Any]:
@@ -58,3 +64,13 @@ def shape_of(folder: Path) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"model.path={folder}: its config.json does not say {', '.join(missing)}")
     return {"family": family, **shape}
+
+
+def dropout_of(folder: Path) -> float:
+    """The dropout by what config.json says, after `shape_of`. Raises ConfigError if it says two."""
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = {name: told[name] for name in DROPOUTS if told.get(name) is not None}
+    values = set(found.values()) or {_UNSAID_DROPOUT[told["model_type"]]}
+    if len(values) > 1:
+        raise ConfigError(f"model.path={folder} has {found}: give one with model.dropout=...")
+    return float(values.pop())

@@ -37,10 +37,11 @@ def build_model(
     The vocabulary is padded to a multiple of `config.vocab_multiple`. The weights depend on `seed`
     alone: the same on every rank.
     """
+    is_end = special.pad == special.eos and config.family != "t5"  # whose decoder begins with it
     common = {
         "vocab_size": -(-vocab_size // config.vocab_multiple) * config.vocab_multiple,
         # Padding that is the end of a text as well would be an embedding that never learns.
-        "pad_token_id": None if special.pad == special.eos else special.pad,
+        "pad_token_id": None if is_end else special.pad,
         "bos_token_id": special.eos,
         "eos_token_id": special.eos,
         "tie_word_embeddings": True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from trainers.config import Config
+from trainers.config import Config, ObjectiveConfig
 
 _OF_ALL = {"name", "sequence_length"}
 KEYS = {
@@ -44,3 +44,16 @@ def problems_of_objective(config: Config) -> Iterator[str]:
             f"objective.max_predictions={predictions} is more than the "
             f"objective.sequence_length={length} tokens of a sequence"
         )
+    elif predictions is not None and predictions < (asked := _asked(objective)):
+        yield (
+            f"objective.max_predictions={predictions} is fewer than the {asked} that "
+            f"objective.mask_fraction={objective.mask_fraction} asks of "
+            f"objective.sequence_length={length} tokens, and would mask less than that fraction: "
+            f"max_predictions={asked} or more"
+        )
+
+
+def _asked(objective: ObjectiveConfig) -> int:
+    """Masked tokens of a full sequence: [CLS] and one or two [SEP] are never masked."""
+    special = 3 if objective.next_sentence else 2
+    return round((objective.mask_fraction or 0) * (objective.sequence_length - special))

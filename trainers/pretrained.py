@@ -13,15 +13,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from trainers.config import ModelConfig
 from trainers.errors import ConfigError, DataError
+from trainers.folder_shape import DROPOUTS
 from trainers.models import CLASSES
 
 logger = logging.getLogger(__name__)
 
-# How the families call it.
-DROPOUTS = (
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout"),
-    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout_rate"),
-)
 _HEADS = ("cls.", "bert.pooler.", "lm_head.")  # what an objective may have to add to a body
 
 

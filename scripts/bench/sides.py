@@ -25,7 +25,7 @@ from trainers.data.batches import IGNORED_LABEL
 from trainers.data.splits import open_phases
 from trainers.phases import Plan, plan
 from trainers.run.distributed import World
-from trainers.run.engine import DTYPES, build_engine, deepspeed_config, num_micro_batches
+from trainers.run.engine import build_engine, deepspeed_config, num_micro_batches, place
 from trainers.run.feed import Feed
 from trainers.run.loop import train_step
 from trainers.run.speed import set_speed
@@ -41,8 +41,7 @@ class OurSide:
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.world, self.losses = config, world, list[Tensor]()
         self.data = open_phases(config)
-        module = build_module(config, self.data[0])
-        module = module.to(world.device, DTYPES[config.runtime.dtype])
+        module = place(build_module(config, self.data[0]), world.device, config.runtime.dtype)
         set_speed(module, config.runtime)
         optimizer = build_optimizer(config.optimizer, config.runtime, module)
         self.engine, _ = build_engine(config, module, optimizer, world.world_size)

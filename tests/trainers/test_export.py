@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BertForPreTraining,
+    GenerationConfig,
     pipeline,
 )
 
@@ -87,6 +88,33 @@ def test_the_tokenizer_speaks_as_in_training(exported) -> None:
     else:
         assert tokenizer.eos_token == "<|endoftext|>"
         assert tokenizer.decode(tokenizer("the river")["input_ids"]) == "the river"
+
+
+def test_a_template_that_training_did_not_use_stays_behind(tmp_path: Path) -> None:
+    run, _, _ = make_run(tmp_path, "llama")
+    told = json.loads((run / "tokenizer.json").read_text())
+    assert told["post_processor"] is None or told["post_processor"]["type"] == "ByteLevel"
+    end = {"id": "<|endoftext|>", "type_id": 0}
+    around = [{"SpecialToken": end}, {"Sequence": {"id": "A", "type_id": 0}}]
+    ids = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}
+    told["post_processor"] = {
+        **{"type": "TemplateProcessing", "single": around, "pair": around, "special_tokens": ids}
+    }
+    (run / "tokenizer.json").write_text(json.dumps(told))
+    export(run, tmp_path / "out")
+    read = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    trained = Tokenizer.from_file(str(run / "tokenizer.json"))
+    assert trained.encode("the river").ids[0] == 0
+    assert read("the river")["input_ids"] == trained.encode("the river").ids[1:]
+
+
+def test_how_its_start_writes_text_is_kept(tmp_path: Path) -> None:
+    run, _, _ = make_run(tmp_path, "gpt2")
+    own = GenerationConfig(temperature=0.7, do_sample=True, eos_token_id=[0, 5])
+    (run / "generation_config.json").write_text(own.to_json_string())
+    export(run, tmp_path / "out")
+    kept = GenerationConfig.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert (kept.temperature, kept.do_sample, kept.eos_token_id) == (0.7, True, [0, 5])
 
 
 def test_a_card_tells_what_the_model_is(exported, tmp_path: Path) -> None:

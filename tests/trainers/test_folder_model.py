@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from trainers.config import Config
 from trainers.data.splits import open_splits
 from trainers.errors import ConfigError, DataError
 from trainers.export import export
+from trainers.folder_shape import DROPOUTS
 from trainers.pretrained import load_pretrained
 
 
@@ -55,6 +57,22 @@ def test_its_weights_are_where_the_run_starts(exported) -> None:
     assert dropouts == ({0.3} if family != "llama" else set())
     if family == "llama":  # drops attention, inside a function
         assert built.model.config.attention_dropout == 0.3
+
+
+def test_its_dropout_is_the_folders_unless_another_is_given(exported, tmp_path) -> None:
+    family, _, folder = exported
+    told = json.loads((folder / "config.json").read_text())
+    own = {name: 0.25 for name in DROPOUTS if name in told}
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "config.json").write_text(json.dumps(told | own))
+    assert config_of(family, copy).model.dropout == 0.25
+    assert config_of(family, copy, "model.dropout=0").model.dropout == 0
+    if len(own) > 1:
+        (copy / "config.json").write_text(json.dumps(told | own | {next(iter(own)): 0.5}))
+        with pytest.raises(ConfigError, match=r"0.5.*0.25.*: give one with model.dropout"):
+            config_of(family, copy)
+        assert config_of(family, copy, "model.dropout=0.1").model.dropout == 0.1
 
 
 def test_a_size_that_is_not_the_folders_is_refused(exported) -> None:

@@ -1,5 +1,7 @@
 """Models as they come out of the configuration."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,27 @@ import yaml
 
 from tests.trainers.data.corpus import SPECIAL
 from tests.trainers.objectives.test_masked_lm import MODEL
-from trainers.compose import CONFIGS
+from trainers.compose import CONFIGS, compose
 from trainers.config import ModelConfig
 from trainers.models import build_model, set_unigram_bias
+from trainers.run.engine import place
+
+
+def test_the_decoder_of_t5_begins_with_the_end_where_nothing_pads() -> None:
+    special = dataclasses.replace(SPECIAL, pad=4, eos=4)
+    config = compose(["experiment=quickstart_t5", "data=text", "data.path=x"], 1).model
+    model = build_model(config, 100, special, seed=0)
+    assert (model.config.decoder_start_token_id, model.config.pad_token_id) == (4, 4)
+
+
+def test_rotary_frequencies_stay_in_float32() -> None:
+    config = compose(["experiment=quickstart_llama", "data=text", "data.path=x"], 1).model
+    model = build_model(config, 100, SPECIAL, seed=0)
+    exact = model.model.rotary_emb.inv_freq.clone()
+    place(model, torch.device("cpu"), "bfloat16")
+    assert {param.dtype for param in model.parameters()} == {torch.bfloat16}
+    assert torch.equal(model.model.rotary_emb.inv_freq, exact)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_the_head_starts_with_the_frequencies_of_words() -> None:

@@ -24,7 +24,7 @@ from trainers.config import Config
 from trainers.data.splits import open_phases
 from trainers.failures import report
 from trainers.run.distributed import World, join, leave
-from trainers.run.engine import DTYPES, build_engine
+from trainers.run.engine import build_engine, place
 from trainers.run.feed import Feed
 from trainers.run.finite import guard
 from trainers.run.loop import train_step
@@ -66,7 +66,7 @@ def few_steps(config: Config, world: World, folder: Path, leader: Path | None) -
     Every rank must call it.
     """
     data = open_phases(config)
-    module = build_module(config, data[0]).to(world.device, DTYPES[config.runtime.dtype])
+    module = place(build_module(config, data[0]), world.device, config.runtime.dtype)
     set_speed(module, config.runtime)
     optimizer = build_optimizer(config.optimizer, config.runtime, module)
     engine, _ = build_engine(config, module, optimizer, world.world_size)

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from trainers.errors import ConfigError, DataError
 from trainers.export import export
-from trainers.pretrained import DROPOUTS
+from trainers.folder_shape import DROPOUTS
 
 _POOLER = "pooler."  # a model without next sentences may have none
 

@@ -20,6 +20,18 @@ from trainers.faults import fault
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+def place(module: nn.Module, device: torch.device, dtype: str) -> nn.Module:
+    """`module` on `device`, its parameters in `dtype`, a name of DTYPES; changed in place.
+
+    Buffers stay as they are: rotary frequencies in bfloat16 are radians off at position 2,000, and
+    no checkpoint holds them.
+    """
+    module.to(device)
+    for param in module.parameters():
+        param.data = param.data.to(DTYPES[dtype])
+    return module
+
+
 def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
     """DeepSpeed's configuration; nothing that matters is left to its defaults, which change."""
     zero: dict[str, Any] = {

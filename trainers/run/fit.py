@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from trainers.config import Config
 from trainers.data.splits import Splits
 from trainers.phases import batch_units, phase_configs
+from trainers.planner import memory as planner
+from trainers.planner.optimizers import kept
 from trainers.run.distributed import World
+from trainers.run.engine import deepspeed_config
 from trainers.run.evaluate import to_device
 
 _USED = 0.9  # of the memory that there is: fragments and what nobody counts need the rest
@@ -27,7 +30,7 @@ def fit_micro_batches(
     `module` lies on its device and has the dtype of the run, but no engine yet: what that adds is
     reckoned.  All ranks agree, on what fits for each of them.
     """
-    room = memory(config, world) - standing_bytes(config, module, world.world_size)
+    room = memory(config, world) - standing_bytes(config, module, world)
     sizes = [
         _largest(unit // world.world_size, splits, module, world, room)
         for unit, splits in zip(batch_units(config), data, strict=True)
@@ -114,20 +117,17 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
         return tensor
 
 
-def standing_bytes(config: Config, module: nn.Module, world_size: int) -> float:
-    """What lies in memory all the time, at most: weights, gradients, optimizer state."""
-    numbers = sum(param.numel() for param in module.parameters())
-    width = 2 if config.runtime.dtype == "bfloat16" else 4
-    weights, gradients = width, 4  # which are added up in float32
-    state = 8 + (4 if width == 2 else 0)  # AdamW's; with a float32 copy of the weights
-    if config.zero.offload_optimizer and torch.cuda.is_available():
-        state = 0
-    stage = config.zero.stage
-    return numbers * (
-        weights / (world_size if stage == 3 else 1)
-        + gradients / (world_size if stage >= 2 else 1)
-        + state / (world_size if stage >= 1 else 1)
-    )
+def standing_bytes(config: Config, module: nn.Module, world: World) -> int:
+    """What lies in memory beside the activations, as `came-plan` reckons it: weights, gradients,
+    optimizer state, and the buffers in which gradients are summed."""
+    zero = deepspeed_config(phase_configs(config)[0], world.world_size)["zero_optimization"]
+    on_cpu = world.device.type == "cpu"
+    if on_cpu:  # pages of a buffer that nobody writes to are not there
+        numel = sum(param.numel() for param in module.parameters())
+        zero["reduce_bucket_size"] = min(int(zero["reduce_bucket_size"]), numel)
+    state = kept(config.optimizer, config.runtime, module)
+    planned = planner.memory(config, world.world_size, zero, state, None)
+    return planned.kept + planned.communication + (planned.host if on_cpu else 0)
 
 
 def memory(config: Config, world: World) -> float:

@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
 SETTINGS_FILE, TOKENIZER_FILE, MODEL_FILE = "config.yaml", "tokenizer.json", "model.json"
+GENERATION_FILE = "generation_config.json"  # of the folder that was the start
 PROVENANCE_FILE, LEDGER_FILE = "provenance.json", "ledger.json"
 
 _PROBE = ".probe-"

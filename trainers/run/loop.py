@@ -23,12 +23,12 @@ from trainers.phases import finds_micro_batches, phase_configs, plan
 from trainers.run.attention import attention_kernels
 from trainers.run.console import tell
 from trainers.run.distributed import World, join, leave
-from trainers.run.engine import DTYPES, build_engine, set_batch
+from trainers.run.engine import build_engine, place, set_batch
 from trainers.run.evaluate import Evaluator, to_device
 from trainers.run.feed import Feed, Micro, without_waste
 from trainers.run.finite import Skips, Spikes, contagious, guard
 from trainers.run.fit import fit_micro_batches, told
-from trainers.run.folder import LEDGER_FILE, MODEL_FILE, TOKENIZER_FILE, RunFolder
+from trainers.run.folder import GENERATION_FILE, LEDGER_FILE, MODEL_FILE, TOKENIZER_FILE, RunFolder
 from trainers.run.meter import Meter
 from trainers.run.metrics import FILE_NAME, Metrics, read
 from trainers.run.peers import lost_peers_named
@@ -52,10 +52,10 @@ def run(config: Config) -> None:
         lost_peers_named(world.store, world.rank, world.world_size),
         RunFolder.open(config.run.dir, world.rank) as folder,
     ):
-        module = build_module(config, data[0])
-        module = module.to(world.device, DTYPES[config.runtime.dtype])
+        module = place(build_module(config, data[0]), world.device, config.runtime.dtype)
         sample = to_device(without_waste(data[0].train.batch(np.arange(1))), world)
         device = f"{_device_name(world)}; {attention_kernels(module, sample)}"
+        described = module.model.config.to_json_string()  # as it is used, not as it is sped up
         set_speed(module, config.runtime)
         if finds_micro_batches(config):
             config = fit_micro_batches(config, data, module, world)
@@ -68,7 +68,9 @@ def run(config: Config) -> None:
         if start < config.train.steps:
             folder.describe(config, device=device, world_size=world.world_size)
             folder.write(TOKENIZER_FILE, data[0].tokenizer.to_str())
-            folder.write(MODEL_FILE, module.model.config.to_json_string())
+            folder.write(MODEL_FILE, described)
+            if config.model.path is not None and module.model.can_generate():
+                folder.write(GENERATION_FILE, module.model.generation_config.to_json_string())
             if world.rank == 0 and (page := fidelity.markdown(config)) is not None:
                 folder.write(fidelity.FILE_NAME, page)
             if world.rank == 0:

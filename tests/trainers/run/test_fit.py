@@ -21,6 +21,9 @@ WORDS = (
 )
 
 
+CPU = torch.device("cpu")
+
+
 class Alone(World):
     """A world of one, without a process group."""
 
@@ -33,9 +36,7 @@ def found(folder: Path, memory_gb: float, *words: str) -> list[int]:
     given = (f"data.path={text}", f"data.cache_dir={folder}", f"runtime.memory_gb={memory_gb:.9f}")
     config = compose([*WORDS, *given, *words], 1)
     data = open_phases(config)
-    fitted = fit_micro_batches(
-        config, data, build_module(config, data[0]), Alone(0, 1, torch.device("cpu"))
-    )
+    fitted = fit_micro_batches(config, data, build_module(config, data[0]), Alone(0, 1, CPU))
     return [inside.batch.micro_size for inside in phase_configs(fitted)]
 
 
@@ -51,13 +52,13 @@ def test_the_largest_divisor_that_fits_is_found_in_few_tries(most: int) -> None:
 
 
 def test_more_memory_is_a_larger_micro_batch_until_the_whole_fits(tmp_path: Path) -> None:
-    # 1.6 MB lie there all the time, and a sample needs 0.17.
-    sizes = [found(tmp_path, megabytes / 1000)[0] for megabytes in (0.1, 2, 3.5, 100)]
+    # 2 MB lie there all the time, and a sample needs 0.17.
+    sizes = [found(tmp_path, megabytes / 1000)[0] for megabytes in (0.1, 2.4, 3.5, 100)]
     assert sizes == [1, 2, 8, 32]  # 32 samples are the whole batch
 
 
 def test_each_phase_has_its_own(tmp_path: Path) -> None:
-    phases = "train.phases=[{share:0.5},{share:0.5,sequence_length:128}]"
+    phases = "train.phases=[{share:0.5},{share:0.5,sequence_length:128,max_predictions:19}]"
     short, long = found(tmp_path, 0.012, phases)
     assert (short, long) == (32, 4)
 
@@ -68,10 +69,20 @@ def config(*words: str) -> Config:
 
 def test_what_lies_in_memory_all_the_time() -> None:
     module = torch.nn.Linear(1000, 1000, bias=False)
-    assert standing_bytes(config("zero.stage=1"), module, 2) == 1e6 * (4 + 4 + 8 / 2)
-    half = config("zero.stage=2", "runtime.dtype=bfloat16")
-    assert standing_bytes(half, module, 4) == 1e6 * (2 + 4 / 4 + 12 / 4)
-    assert memory(config(), World(0, 1, torch.device("cpu"))) > 1e8
+    adamw = ("optimizer=adamw", "batch.global_size=32")
+    # Weights, gradients, AdamW's two, the slice once more; the bucket in which ranks sum.
+    assert standing_bytes(config("zero.stage=1", *adamw), module, Alone(0, 2, CPU)) == 1e6 * (
+        4 + 4 + 8 / 2 + 4 / 2 + 4
+    )
+    half = config("zero.stage=2", "runtime.dtype=bfloat16", *adamw)
+    assert standing_bytes(half, module, Alone(0, 4, CPU)) == 1e6 * (
+        2 + 4 / 4 + 8 / 4 + 4 / 4 + 2 + 4
+    )
+    one = torch.device("meta")  # as if it were a GPU: there the bucket is there as a whole
+    assert standing_bytes(config("zero.stage=1", *adamw), module, Alone(0, 2, one)) == 2e9 + 1e6 * (
+        4 + 4 + 8 / 2 + 4 / 2
+    )
+    assert memory(config(), World(0, 1, CPU)) > 1e8
 
 
 def test_what_is_refused() -> None:
