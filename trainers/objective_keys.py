@@ -39,12 +39,15 @@ def problems_of_objective(config: Config) -> Iterator[str]:
             "is drawn anew in each epoch, and rows are planned for lengths that stay"
         )
     predictions, length = objective.max_predictions, objective.sequence_length
+    # Lengths and fractions that are wrong are told elsewhere, once.
+    is_sound = length <= (config.model.max_positions or length)
+    is_sound &= 0 < (objective.mask_fraction or 0) <= 1
     if predictions is not None and predictions > length:
         yield (
             f"objective.max_predictions={predictions} is more than the "
             f"objective.sequence_length={length} tokens of a sequence"
         )
-    elif predictions is not None and predictions < (asked := _asked(objective)):
+    elif is_sound and predictions is not None and predictions < (asked := _asked(objective)):
         yield (
             f"objective.max_predictions={predictions} is fewer than the {asked} that "
             f"objective.mask_fraction={objective.mask_fraction} asks of "

@@ -168,7 +168,7 @@ def test_another_text_is_told_and_what_stood_for_it() -> None:
 
 
 def test_phases_overrule_what_they_speak_of() -> None:
-    phases = "train.phases=[{share: 0.5}, {share: 0.5, max_predictions: 10}]"
+    phases = "train.phases=[{share: 0.5}, {share: 0.5, max_predictions: 19}]"
     rows = found("experiment=bert_large_32k", phases)
     assert not rows["objective.max_predictions"].is_explained
     assert rows["objective.sequence_length"].kind == rows["batch.global_size"].kind == "same"

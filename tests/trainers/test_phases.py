@@ -25,7 +25,7 @@ def test_without_phases_all_steps_are_alike() -> None:
 
 
 def test_two_phases_as_in_bert() -> None:
-    config = composed(TWO, "objective.max_predictions=4")
+    config = composed(TWO, "objective.max_predictions=9")
     first, second = plan(config).stretches
     assert (first.phase, first.first, first.last, first.size) == (0, 1, 90, 64)
     assert (second.phase, second.first, second.last, second.size) == (1, 91, 100, 16)

@@ -16,7 +16,7 @@ from trainers.run.engine import DTYPES, build_engine
 
 WORDS = (
     *("model=bert_tiny", "batch.global_size=4", "batch.micro_size=1", "data.vocab_size=1024"),
-    *("objective.sequence_length=128", "model.dropout=0"),
+    *("objective.sequence_length=128", "objective.max_predictions=20", "model.dropout=0"),
     "deepspeed.zero_optimization.reduce_bucket_size=50000",
 )
 ENGINES = []  # nothing is freed: what is new is what was added

@@ -30,6 +30,7 @@ def small(experiment: str, *words: str) -> Config:
             "model.dropout=0",
             f"objective.sequence_length={LENGTH}",
             "batch.global_size=4",
+            *(["objective.max_predictions=20"] if experiment == "quickstart" else []),
             *words,
         ],
         1,

@@ -25,7 +25,7 @@ from trainers.signals import Listener
 WORDS = (
     *("experiment=quickstart", "data=text", "data.vocab_size=300", "batch.global_size=24"),
     *("train.steps=8", "batch.ramp_from=12", "batch.ramp_fraction=0.25", "batch.micro_size=3"),
-    *("objective.sequence_length=48", "objective.max_predictions=8", "model.hidden=32"),
+    *("objective.sequence_length=48", "objective.max_predictions=9", "model.hidden=32"),
     "train.phases=[{share:0.5},{share:0.5,sequence_length:64,micro_size:6}]",
 )
 

@@ -14,6 +14,7 @@ SPANS = (
 )
 PACKED = (
     *("objective.next_sentence=false", "objective.packing=true", "objective.mask_fraction=0.2"),
+    "objective.max_predictions=10",
     "train.phases=[{share: 0.6, sequence_length: 24}, {share: 0.4}]",
 )
 
