@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
 from tokenizers import Tokenizer
 from tokenizers.processors import ByteLevel, TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -26,11 +27,13 @@ from trainers.finished import (
     read_global_size,
     read_module,
     read_phases,
+    read_saved,
     read_settings,
     read_tokenizer,
 )
 from trainers.flags import Parser
 from trainers.model_card import model_card
+from trainers.redact import bare_name, bare_source
 from trainers.run.step_folders import step_of
 
 CARD = "README.md"
@@ -51,13 +54,24 @@ def export(source: Path, target: Path) -> None:
         disable_progress_bar()
         model.save_pretrained(staging)
         for_transformers(tokenizer, config).save_pretrained(staging)
-        shutil.copyfile(place.settings, staging / EXPORTED_SETTINGS)
+        (staging / EXPORTED_SETTINGS).write_text(_settings(place), encoding="utf-8")
         _write_card(place, config, staging / CARD)
         os.rename(staging, target)
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _settings(place: Place) -> str:
+    """The run's settings without what tells of its machines: a model is published."""
+    saved = read_saved(place)
+    saved.pop("launch", None)
+    saved["data"]["cache_dir"] = "~/.cache/came"
+    for section in (saved["run"], saved["model"], saved["data"], *saved["data"]["sources"]):
+        bare = dict.fromkeys(("dir", "path", "tokenizer"), bare_name) | {"hub": bare_source}
+        section |= {key: make(section[key]) for key, make in bare.items() if section.get(key)}
+    return str(yaml.safe_dump(saved, sort_keys=False))
 
 
 def _write_card(place: Place, config: Config, file: Path) -> None:

@@ -57,7 +57,7 @@ class Place:
 def read_settings(place: Place, changes: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     """The settings of the run as it ended, on one process, with dotted `changes`, and the words of
     `overrides`, on top."""
-    saved = _saved(place)
+    saved = read_saved(place)
     ended = {
         **{"train.phases": [], "batch.ramp_from": 0, "batch.ramp_fraction": 0.0},
         **{"runtime.micro_batch": "given", "runtime.memory_gb": 0.0},
@@ -78,22 +78,23 @@ def read_settings(place: Place, changes: Mapping[str, Any], overrides: Sequence[
 
 def read_shortest(place: Place) -> int | None:
     """Tokens of the run's shortest sequences, to which its sentences were cut."""
-    saved = _saved(place)
+    saved = read_saved(place)
     base = saved["objective"]["sequence_length"]
     return min((phase.get("sequence_length") or base for phase in _phases(saved)), default=None)
 
 
 def read_phases(place: Place) -> list[dict[str, Any]]:
     """All phases of the run, as its settings spell them; `read_settings` has those of the last."""
-    return _phases(_saved(place))
+    return _phases(read_saved(place))
 
 
 def read_global_size(place: Place) -> int:
     """Sequences of a step of the run; `read_settings` has those of one process."""
-    return int(_saved(place)["batch"]["global_size"])
+    return int(read_saved(place)["batch"]["global_size"])
 
 
-def _saved(place: Place) -> dict[str, Any]:
+def read_saved(place: Place) -> dict[str, Any]:
+    """The settings as they were written, unchecked.  Raises DataError."""
     try:
         saved = yaml.safe_load(place.settings.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -124,7 +124,10 @@ def test_a_card_tells_what_the_model_is(exported, tmp_path: Path) -> None:
     assert "| trained | 3 steps |" in card and "| optimizer | came, learning rate 0.0003" in card
     size = yaml.safe_load((run / "config.yaml").read_text())["batch"]["global_size"]
     assert f"| batch | {size} sequences |" in card and size > 4
-    assert str(run) not in card  # where it lay is nobody's business
+    told = (out / "pretraining.yaml").read_text()
+    assert str(tmp_path) not in card + told  # where it lay is nobody's business
+    assert str(run.parent) not in card + told and str(Path.home()) not in told
+    assert yaml.safe_load(told)["data"]["path"] == "text.txt"
     export(out, tmp_path / "again")
     assert (tmp_path / "again" / "README.md").read_text() == card
 
