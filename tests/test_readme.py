@@ -53,8 +53,8 @@ def test_a_run_is_exported_and_judged(text: Path, tmp_path: Path) -> None:
     other = write_text(tmp_path / "other.txt", 50)
     (train,) = [c for c in COMMANDS if c[-1] == "experiment=quickstart_gpt2"]
     run_here([*train, *short_words(text, run)])
-    places = {"runs/quickstart_gpt2": f"{run}", "exported/": f"{exported}"}
-    places |= {"run.dir=exported/": f"run.dir={exported}"}
+    places = {"runs/quickstart_gpt2": f"{run}", "exported_gpt2/": f"{exported}"}
+    places |= {"run.dir=exported_gpt2/": f"run.dir={exported}"}
     places |= {"data.path=other_texts/": f"data.path={other}"}
     for name in ("came-export", "came-eval"):
         (command,) = [c for c in COMMANDS if c[0] == name]

@@ -43,10 +43,7 @@ STANDS_FOR = {"make quickstart": "came-train experiment=quickstart", "/data/text
 # What a page takes from an earlier one.
 BEFORE = {
     "follow.md": ["came-train experiment=quickstart"],
-    "finetuning.md": [
-        "came-train experiment=quickstart",
-        "came-export runs/quickstart exported/",
-    ],
+    "finetuning.md": ["came-train experiment=quickstart"],
 }
 TEXT = ("data=text", "data.path=my_texts/")
 SMALL = (
