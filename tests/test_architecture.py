@@ -26,8 +26,8 @@ FLOORS = [
     ["came"],
     ["launch", "trainers.errors", "trainers.faults"],
     [
-        *("trainers.durable", "trainers.redact", "trainers.regular", "trainers.signals"),
-        "trainers.typed",
+        *("trainers.durable", "trainers.markdown", "trainers.redact", "trainers.regular"),
+        *("trainers.signals", "trainers.typed"),
     ],
     [
         *("trainers.config", "trainers.deepspeed_keys", "trainers.schedules", "trainers.phases"),

@@ -20,7 +20,8 @@ import yaml
 from trainers.compose import LEAVES, choices, read_words
 from trainers.config import Config, MixSource, PhaseConfig
 from trainers.errors import ConfigError
-from trainers.redact import bare_name, bare_source, redact_text
+from trainers.markdown import cell
+from trainers.redact import bare_name, bare_source
 from trainers.typed import message
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -221,12 +222,8 @@ def _of_paper(found: Comparison) -> str:
 
 
 def _table(heads: tuple[str, ...], rows: list[Any]) -> str:
-    lines = [heads, ("---",) * len(heads), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return redact_text(_words(value)).replace("|", "\\|").replace("\n", " ")
+    lines = [[cell(_words(value)) for value in line] for line in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ("---",) * len(heads), *lines])
 
 
 def _words(value: Any) -> str:

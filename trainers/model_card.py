@@ -8,7 +8,8 @@ from typing import Any
 
 from trainers import fidelity
 from trainers.config import Config
-from trainers.redact import bare_name, bare_source, redact_text
+from trainers.markdown import cell
+from trainers.redact import bare_name, bare_source
 from trainers.regular import read_regular
 from trainers.run import metrics
 from trainers.run.folder import read_starts
@@ -119,9 +120,5 @@ def _results(run: Path, step: int) -> dict[str, object]:
 
 
 def _table(rows: dict[str, object]) -> str:
-    lines = [f"| {key} | {_cell(value)} |" for key, value in rows.items()]
+    lines = [f"| {key} | {cell(str(value))} |" for key, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
-
-
-def _cell(value: object) -> str:
-    return redact_text(str(value)).replace("|", "\\|").replace("\n", " ")

@@ -10,6 +10,7 @@ from matplotlib.ticker import EngFormatter
 
 from trainers import durable
 from trainers.errors import DataError, StorageError
+from trainers.markdown import cell
 from trainers.regular import read_regular
 from trainers.reports.curves import draw
 from trainers.reports.runs import flat
@@ -60,7 +61,7 @@ def summarize(run_dir: Path, rows: Sequence[Row]) -> str:
     tables = [("Result", results(rows)), ("Run", _origin(run_dir))]
     parts = [f"# {run_dir.name}", "![curves](curves.png)"]
     for title, lines in tables:
-        body = "\n".join(f"| {name} | {value} |" for name, value in lines.items())
+        body = "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in lines.items())
         parts.append(f"## {title}\n\n| | |\n|---|---|\n{body}")
     return "\n\n".join(parts) + "\n"
 

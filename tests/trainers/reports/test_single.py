@@ -14,7 +14,7 @@ from trainers.errors import DataError, StorageError
 from trainers.report import main
 from trainers.reports.curves import draw
 from trainers.reports.series import Series
-from trainers.reports.single import results, write_report
+from trainers.reports.single import results, summarize, write_report
 from trainers.run.folder import RunFolder
 
 
@@ -68,6 +68,16 @@ def test_report_of_a_run(tmp_path: Path) -> None:
     image = imread(run / "report" / "curves.png")
     assert image.shape[:2] == (930, 1500)
     assert image[..., :3].std() > 0.05, "the picture is blank"
+
+
+def test_what_stands_in_a_cell_ends_neither_the_cell_nor_the_row(tmp_path: Path) -> None:
+    """A | in the command made a third column."""
+    rows = rows_of_a_run(3)
+    start = {"command": "came-train 'data.path=a|b'", "device": "a\nb"}
+    (tmp_path / "provenance.json").write_text(json.dumps({"starts": [start]}))
+    lines = summarize(tmp_path, rows).splitlines()
+    assert "| command | `came-train 'data.path=a\\|b'` |" in lines
+    assert "| device | `a b` |" in lines
 
 
 def test_curves_carry_the_numbers(tmp_path: Path) -> None:
