@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import (
@@ -66,7 +67,8 @@ def run_seed(
 ) -> dict[str, Any]:
     """Fine-tune once: `metrics` by name, `train_loss`, `steps`, `samples`, `seconds`.
 
-    The samples of SQuAD are windows. Raises NonFiniteError when the loss stops being a number.
+    The samples of SQuAD are windows. Raises NonFiniteError when the loss or the
+    predictions stop being numbers.
     """
     rows = kind.train_rows(subset(data.train, config.train_samples))
     steps = math.ceil(math.ceil(len(rows) / config.batch_size) * config.epochs)
@@ -79,14 +81,14 @@ def run_seed(
         loss = trainer.train().training_loss
         seconds = time.perf_counter() - began
         if not math.isfinite(loss):
-            raise NonFiniteError(
-                f"seed {seed}: the training loss is {loss}: set a smaller optimizer.lr "
-                f"(now {config.optimizer.lr:g}) or a longer warmup_fraction"
-            )
+            raise _diverged(config, seed, f"the training loss is {loss}")
 
         def judged(samples: Sequence[Any]) -> dict[str, float]:
             inputs, measure = kind.dev_rows(samples)
-            return measure(trainer.predict(inputs).predictions)
+            outputs = trainer.predict(inputs).predictions
+            if not _are_numbers(outputs):  # the loss of the last step is from before its update
+                raise _diverged(config, seed, "its predictions are no numbers")
+            return measure(outputs)
 
         metrics = over_sets(data.dev, judged)
     return {
@@ -96,6 +98,19 @@ def run_seed(
         "samples": len(rows),
         "seconds": round(seconds, 1),
     }
+
+
+def _are_numbers(outputs: Any) -> bool:
+    """Whether all that a model gave, one array or several, is finite."""
+    several = outputs if isinstance(outputs, tuple) else (outputs,)
+    return all(np.isfinite(part).all() for part in several if isinstance(part, np.ndarray))
+
+
+def _diverged(config: FinetuneConfig, seed: int, what: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"seed {seed}: {what}: set a smaller optimizer.lr (now {config.optimizer.lr:g}) or a "
+        "longer warmup_fraction"
+    )
 
 
 def _trainer(
@@ -126,6 +141,7 @@ def _trainer(
         remove_unused_columns=False,
         save_strategy="no",
         logging_steps=max(1, steps // 10),
+        logging_nan_inf_filter=False,  # it would put the mean of earlier losses in a NaN's place
         report_to=[],
         disable_tqdm=True,
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.trainers.finished_run import make_run
-from trainers.errors import ConfigError, DataError
+from trainers.errors import ConfigError, DataError, NonFiniteError
 from trainers.export import export
 from trainers.finetune import main
 from trainers.finetuning.models import Start, build
@@ -60,6 +60,23 @@ def test_two_seeds_learn_resume_and_are_compared(run, reviews, tmp_path, capsys)
     assert told == json.loads((tmp_path / "results.json").read_text())
     assert main(["--json", "--table", f"{tmp_path}"]) == 0
     assert json.loads(capsys.readouterr().out) == [told]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "answer"),
+    [(1.0, "seed 0: the training loss is nan"), (1 / 6, "seed 0: its predictions are no numbers")],
+)
+def test_what_diverges_is_no_result(run, reviews, tmp_path, capsys, epochs, answer) -> None:
+    """transformers put the mean of earlier losses in the place of a NaN, and said 50 %, rc 0.
+
+    A sixth of an epoch is one step: its loss is from before the weights went wild.
+    """
+    words = [f"model={run}", "task=sst2", f"data={reviews}", f"out={tmp_path}", *FEW]
+    wild = (f"epochs={epochs}", "optimizer=adamw", "optimizer.lr=1e30", "warmup_fraction=0")
+    assert main([*words, *wild]) == NonFiniteError.exit_code
+    told = capsys.readouterr().err
+    assert answer in told and "a smaller optimizer.lr (now 1e+30)" in told
+    assert not (tmp_path / "results.json").exists()
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
