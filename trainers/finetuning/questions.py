@@ -34,7 +34,7 @@ def read_questions(file: Path, answerable: bool) -> list[Question]:
         raise DataError(f"{file} is no JSON: {error}") from error
     try:
         found = list(_questions(tree))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{file} is not SQuAD's format (data, paragraphs, qas, answers): "
             f"{type(error).__name__} {error}"
@@ -69,8 +69,14 @@ def _questions(tree: Any) -> Iterator[Question]:
                 answers = [] if question.get("is_impossible") else question["answers"]
                 yield Question(
                     id=str(question["id"]),
-                    text=question["question"].strip(),
-                    context=paragraph["context"],
-                    answers=tuple(answer["text"] for answer in answers),
+                    text=_text(question["question"]).strip(),
+                    context=_text(paragraph["context"]),
+                    answers=tuple(_text(answer["text"]) for answer in answers),
                     starts=tuple(int(answer["answer_start"]) for answer in answers),
                 )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.60} is no text")
+    return value

@@ -1,6 +1,7 @@
 """Files of GLUE and SQuAD: as published, as copies go about, and broken."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,10 @@ def test_questions_with_and_without_an_answer(tmp_path: Path) -> None:
         ),
         (squad({**ASKED, "answers": [{"text": "old", "answer_start": -3}]}), "at character -3"),
         (squad({**ASKED, "answers": [{"text": "", "answer_start": 3}]}), "not the answer ''"),
+        (squad({**ASKED, "answers": [{"text": "old", "answer_start": "four"}]}), "format.*'four'"),
+        (squad({**ASKED, "answers": [{"text": "old", "answer_start": math.inf}]}), "format.*infin"),
+        (squad({**ASKED, "answers": [{"text": 7, "answer_start": 8}]}), "format.*7 is no text"),
+        (squad(ASKED, context=["Rome"]), r"format.*\['Rome'\] is no text"),
     ],
 )
 def test_broken_questions_are_told(tmp_path: Path, text: str, words: str) -> None:
