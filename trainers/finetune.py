@@ -76,6 +76,11 @@ def _run(config: FinetuneConfig, data: Any, words: Sequence[str]) -> dict[str, A
         start = Start.of(Path(config.model).resolve(), Path(scratch), config.untrained)
         sums = {f"data.{name}": sha256 for name, sha256 in data.origin.items()}
         settings = {**identity(config), "model.sha256": start.sha256, **sums}
+        if start.positions and config.length > start.positions:
+            raise ConfigError(
+                f"max_length={config.length}, and model={config.model} has {start.positions} "
+                f"positions: set max_length={start.positions} or less"
+            )
         kind = kind_of(config, start.tokenizer)
         results = Results.open(config.folder, settings, over_sets(data.dev, kind.baseline))
         for seed in range(config.seeds):

@@ -33,6 +33,7 @@ class Start:
 
     folder: Path
     tokenizer: PreTrainedTokenizerBase
+    positions: int | None  # tokens of a sample at most; None where positions are relative
     sha256: str  # of its weights; where they are not used, of its config.json
 
     @classmethod
@@ -57,7 +58,17 @@ class Start:
             raise DataError(f"model={source}: its tokenizer cannot be read: {error}") from error
         if not tokenizer.is_fast:
             raise ConfigError(f"model={source} has no tokenizer.json, which is needed")
-        return cls(folder, tokenizer, digest.hexdigest())
+        return cls(folder, tokenizer, _positions(folder, source, tokenizer), digest.hexdigest())
+
+
+def _positions(folder: Path, source: Path, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever transformers raises for what it does not know
+        raise DataError(f"model={source}: its config.json cannot be read: {error}") from error
+    positions = getattr(config, "max_position_embeddings", None)
+    # RoBERTa keeps some for padding: its tokenizer knows.
+    return positions and min(positions, tokenizer.model_max_length)
 
 
 def build(
