@@ -58,7 +58,20 @@ class Start:
             raise DataError(f"model={source}: its tokenizer cannot be read: {error}") from error
         if not tokenizer.is_fast:
             raise ConfigError(f"model={source} has no tokenizer.json, which is needed")
+        _require_padding(tokenizer, source)
         return cls(folder, tokenizer, _positions(folder, source, tokenizer), digest.hexdigest())
+
+
+def _require_padding(tokenizer: PreTrainedTokenizerBase, source: Path) -> None:
+    """The end of a text stands for padding where nothing else does, as in pretraining."""
+    if tokenizer.pad_token is not None:
+        return
+    if tokenizer.eos_token is None:
+        raise ConfigError(
+            f"model={source}: its tokenizer has no token for padding and no end of a text to "
+            "stand for it: name one of its tokens as pad_token in tokenizer_config.json"
+        )
+    tokenizer.pad_token = tokenizer.eos_token
 
 
 def _positions(folder: Path, source: Path, tokenizer: PreTrainedTokenizerBase) -> int | None:

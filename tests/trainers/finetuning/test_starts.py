@@ -16,6 +16,7 @@ from transformers import (
 from trainers.errors import ConfigError
 from trainers.finetune import main
 from trainers.finetuning.models import Start
+from trainers.finetuning.results import read_results
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 8}
 
@@ -69,3 +70,17 @@ def test_the_positions_of_a_model(tmp_path, config, limit, positions) -> None:
         file = folder / "tokenizer_config.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": limit}))
     assert Start.of(folder, tmp_path).positions == positions
+
+
+def test_the_end_of_a_text_pads_where_nothing_else_does(tmp_path) -> None:
+    """GPT-2's folder has no token for padding: `Asking to pad but the tokenizer ...`"""
+    config = GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=8, n_positions=16)
+    folder = folder_with(tmp_path / "gpt2", config, eos_token="<|endoftext|>")
+    assert main(words(folder, tmp_path / "data", "max_length=16")) == 0
+    assert read_results(tmp_path / "data" / "out")["seeds"]["0"]["steps"] == 1
+
+
+def test_a_tokenizer_without_anything_to_pad_with_is_refused(tmp_path) -> None:
+    folder = folder_with(tmp_path / "gpt2", GPT2Config())
+    with pytest.raises(ConfigError, match="no token for padding and no end of a text.*pad_token"):
+        Start.of(folder, tmp_path)
