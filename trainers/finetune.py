@@ -23,7 +23,7 @@ from typing import Any
 
 from trainers.errors import ConfigError
 from trainers.failures import report
-from trainers.finetuning.settings import FinetuneConfig, compose_finetune, identity
+from trainers.finetuning.settings import FinetuneConfig, compose_finetune, identity, model_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +82,8 @@ def _run(config: FinetuneConfig, data: Any, words: Sequence[str]) -> dict[str, A
                 f"positions: set max_length={start.positions} or less"
             )
         kind = kind_of(config, start.tokenizer)
-        results = Results.open(config.folder, settings, over_sets(data.dev, kind.baseline))
+        baseline = over_sets(data.dev, kind.baseline)
+        results = Results.open(config.folder, settings, baseline, model_name(config.model))
         for seed in range(config.seeds):
             if results.has(seed):
                 print(f"seed {seed}  is in {config.folder} already")

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainers import durable
 from trainers.errors import ConfigError, DataError, StorageError
+from trainers.markdown import cell
 
 FILE_NAME = "results.json"
 TABLE_NAME = "table.md"
@@ -17,10 +18,15 @@ class Results:
     """The finished seeds of one folder, all with the same settings."""
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, Any], baseline: Mapping[str, float]
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        baseline: Mapping[str, float],
+        model: str,
     ) -> None:
         self.folder = folder
         self.told: dict[str, Any] = {
+            "model": model,
             "settings": dict(settings),
             "baseline": dict(baseline),
             "seeds": {},
@@ -28,14 +34,21 @@ class Results:
 
     @classmethod
     def open(
-        cls, folder: Path, settings: Mapping[str, Any], baseline: Mapping[str, float]
+        cls,
+        folder: Path,
+        settings: Mapping[str, Any],
+        baseline: Mapping[str, float],
+        model: str,
     ) -> "Results":
-        """Those of `folder`, none if it is new; `baseline` are metrics without a model, by name.
+        """Those of `folder`, none if it is new.
+
+        `baseline` are metrics without a model, by name; `model` is what the model goes by, which
+        may be another name for the same weights.
 
         Raises ConfigError when seeds there had other settings, DataError when they cannot be read,
         StorageError when the folder cannot be made.
         """
-        results = cls(folder, settings, baseline)
+        results = cls(folder, settings, baseline, model)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -49,7 +62,7 @@ class Results:
                         f"out={folder} has results with {key}={old.get(key)}, and this is "
                         f"{new.get(key)}: name another folder with out=..."
                     )
-            results.told = {**found, "baseline": results.told["baseline"]}
+            results.told = {"model": model, **found, "baseline": results.told["baseline"]}
             if results.told != found:  # of a version that had none
                 results.write()
         return results
@@ -85,8 +98,8 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a line for each metric of each of `results`, over their seeds."""
-    head = ["task", "model", "optimizer", "lr", "metric", "n", "mean", "std", "min", "max"]
-    head += ["baseline"]
+    head = ["task", "model", "weights", "optimizer", "lr", "metric"]
+    head += ["n", "mean", "std", "min", "max", "baseline"]
     lines = [head, *(line for told in results for line in _lines(told))]
     widths = [max(3, *(len(line[at]) for line in lines)) for at in range(len(head))]
     left = head.index("n")
@@ -104,8 +117,9 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _lines(told: Mapping[str, Any]) -> list[list[str]]:
     settings, seeds = told["settings"], told["seeds"].values()
-    model = "untrained" if settings["untrained"] else "pretrained"
-    what = [settings["task"], model, settings["optimizer.name"], f"{settings['optimizer.lr']:g}"]
+    weights = "untrained" if settings["untrained"] else "pretrained"
+    what = [settings["task"], cell(str(told.get("model", "-"))), weights]
+    what += [settings["optimizer.name"], f"{settings['optimizer.lr']:g}"]
     found = []
     for name in next(iter(seeds))["metrics"] if seeds else ():
         values = [seed["metrics"][name] for seed in seeds]

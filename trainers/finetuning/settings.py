@@ -13,6 +13,7 @@ from trainers.config import OptimizerConfig
 from trainers.errors import ConfigError
 from trainers.flags import FLAGS
 from trainers.limits import INF, Limit, out_of_limits
+from trainers.run.step_folders import step_of
 from trainers.typed import message
 from trainers.validate import problems_of_optimizer
 
@@ -111,6 +112,12 @@ def compose_finetune(words: Sequence[str]) -> FinetuneConfig:
     )
 
 
+def model_name(path: str) -> str:
+    """What a model goes by: the last part of its path, and of a checkpoint its run's before it."""
+    model = Path(path).expanduser().resolve()
+    return f"{model.parents[1].name}/{model.name}" if step_of(model) is not None else model.name
+
+
 def groups() -> dict[str, list[str]]:
     """The groups of `configs/finetune.yaml` and the names that each can be given."""
     return {"optimizer": [name for name in choices()["optimizer"] if name in OPTIMIZERS]}
@@ -137,6 +144,6 @@ def _others(config: FinetuneConfig) -> Iterator[str]:
 
 
 def _name(config: FinetuneConfig) -> str:
-    model = Path(config.model).expanduser().resolve().name
+    model = model_name(config.model).replace("/", "-")
     end = "-untrained" * config.untrained
     return f"{config.task}-{model}-{config.optimizer.name}{end}"

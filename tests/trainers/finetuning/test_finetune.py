@@ -54,7 +54,8 @@ def test_two_seeds_learn_resume_and_are_compared(run, reviews, tmp_path, capsys)
     assert main([*words, "epochs=3"]) == ConfigError.exit_code
     assert "epochs=8.0, and this is 3.0" in capsys.readouterr().err
     assert main(["--table", f"{tmp_path}"]) == 0
-    assert "| sst2 | pretrained | came" in capsys.readouterr().out
+    assert "| sst2 | run   | pretrained | came" in capsys.readouterr().out
+    assert told["model"] == "run" and f"{run.parent}" not in json.dumps(told["settings"])
     assert main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((tmp_path / "results.json").read_text())
@@ -179,19 +180,31 @@ def test_the_table_has_n_mean_spread_and_ends(tmp_path: Path) -> None:
         tmp_path,
         {"task": "sst2", "untrained": True, "optimizer.name": "adamw", "optimizer.lr": 5e-5},
         {"accuracy": 0.509},
+        "bert/a",
     )
     for seed, value in enumerate(values):
         results.add(seed, {"metrics": {"accuracy": value}})
     assert cells((tmp_path / "table.md").read_text()) == [
-        *("sst2", "untrained", "adamw", "5e-05", "accuracy", "3"),
+        *("sst2", "bert/a", "untrained", "adamw", "5e-05", "accuracy", "3"),
         *("65.00", f"{100 * stdev(values):.2f}", "50.00", "75.00", "50.90"),
     ]
     one = {**results.told, "seeds": {"0": {"metrics": {"accuracy": 1.0}}}}
-    del one["baseline"]  # of an older version
-    assert cells(table([one]))[5:] == ["1", "100.00", "-", "100.00", "100.00", "-"]
+    del one["baseline"], one["model"]  # of older versions
+    assert cells(table([one]))[1] == "-"
+    assert cells(table([one]))[6:] == ["1", "100.00", "-", "100.00", "100.00", "-"]
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(DataError, match="results.json cannot be read"):
-        Results.open(tmp_path, {}, {})
+        Results.open(tmp_path, {}, {}, "")
+
+
+def test_results_without_the_name_of_a_model_are_gone_on_with(tmp_path: Path) -> None:
+    settings = {"task": "rte", "untrained": False, "optimizer.name": "came", "optimizer.lr": 1.0}
+    old = {"settings": settings, "baseline": {}, "seeds": {}}
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    assert Results.open(tmp_path, settings, {}, "bert").told["model"] == "bert"
+    assert read_results(tmp_path) == {**old, "model": "bert"}
+    # The same weights by another name, such as a run and its export: the first one stays.
+    assert Results.open(tmp_path, settings, {}, "exported").told["model"] == "bert"
 
 
 def test_a_subset_is_the_same_every_time() -> None:

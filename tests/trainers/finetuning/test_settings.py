@@ -5,7 +5,13 @@ import yaml
 
 from trainers.compose import CONFIGS
 from trainers.errors import ConfigError
-from trainers.finetuning.settings import OPTIMIZERS, FinetuneConfig, compose_finetune, identity
+from trainers.finetuning.settings import (
+    OPTIMIZERS,
+    FinetuneConfig,
+    compose_finetune,
+    identity,
+    model_name,
+)
 from trainers.typed import fields_of
 
 BASE = ("model=runs/bert", "task=sst2")
@@ -29,6 +35,14 @@ def test_lengths_and_folders_by_task() -> None:
     assert (config.max_length, config.out) == (128, "runs/finetune/sst2-bert-came")
     config = compose_finetune(["model=x/y/", "task=squad_v2", "untrained=true"])
     assert (config.max_length, config.out) == (384, "runs/finetune/squad_v2-y-came-untrained")
+
+
+def test_a_model_goes_by_its_bare_name_and_a_checkpoint_by_its_run_too() -> None:
+    assert model_name("/home/somebody/runs/bert/") == "bert"
+    checkpoint = "runs/bert/checkpoints/step-00000100"
+    assert model_name(checkpoint) == "bert/step-00000100"
+    config = compose_finetune([f"model={checkpoint}", "task=sst2"])
+    assert config.out == "runs/finetune/sst2-bert-step-00000100-came"
 
 
 @pytest.mark.parametrize(
