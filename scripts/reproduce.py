@@ -22,8 +22,15 @@ from scripts.reproduction.tables import tables
 
 def main(words: list[str] | None = None) -> int:
     options = _parse(words)
-    path = PLANS / f"{options.plan}.yaml"
-    plan = read_plan(path)
+    try:
+        return _run(options)
+    except (RuntimeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    plan = read_plan(PLANS / f"{options.plan}.yaml")
     plan = replace(plan, overrides=tuple(options.overrides), jobs=options.jobs or plan.jobs)
     out = options.out or Path("runs/reproduce") / options.plan
     if options.table or options.keep:
@@ -34,9 +41,6 @@ def main(words: list[str] | None = None) -> int:
         return 0
     try:
         done = drive(plan, out, options.minutes)
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         done = False
     print(tables(plan, read_results(plan, out)))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -13,12 +12,12 @@ import sys
 import time
 from pathlib import Path
 
+from scripts.reproduction import outcome
 from scripts.reproduction.order import Results, Run, next_runs
 from scripts.reproduction.plan import Plan, Task
 from trainers.errors import NonFiniteError, StoppedError
 from trainers.run import metrics
 
-OUTCOME = "outcome.json"
 LOG = "run.log"
 POLL = 0.2  # seconds
 TRAIN = (sys.executable, "-m", "trainers.pretrain")
@@ -28,7 +27,8 @@ FINAL_CODES = (0, NonFiniteError.exit_code)  # done, or diverged
 def drive(plan: Plan, out: Path, minutes: float = 0.0) -> bool:
     """Run what is next until all is done; True then, False if `minutes` were over before.
 
-    Raises RuntimeError with the log's place if a run fails in any way but divergence.
+    Raises RuntimeError with the log's place if a run fails in any way but divergence, ValueError
+    if one that is over is not the plan's.
     """
     limit = time.monotonic() + 60 * minutes if minutes else float("inf")
     running: dict[Run, subprocess.Popen[bytes]] = {}
@@ -68,28 +68,30 @@ def words_of(plan: Plan, run: Run, out: Path) -> list[str]:
 
 
 def read_results(plan: Plan, out: Path) -> Results:
-    """What the finished runs reached."""
+    """What the finished runs reached.
+
+    Raises ValueError for one that was given other words, or has not the metric of its task.
+    """
     found: dict[Run, float | None] = {}
     for task in plan.tasks:
         for contestant in task.contestants:
-            for path in sorted((out / task.name / contestant.name).glob(f"lr*/{OUTCOME}")):
-                rate, _, seed = path.parent.name.removeprefix("lr").partition("_seed")
+            runs = (out / task.name / contestant.name).glob(f"lr*/{outcome.FILE_NAME}")
+            for folder in sorted(path.parent for path in runs):
+                rate, _, seed = folder.name.removeprefix("lr").partition("_seed")
                 run = Run(task.name, contestant.name, int(rate), int(seed))
                 if run in found:
-                    raise ValueError(f"{path.parent} is there twice")
-                found[run] = _reached(task, path)
+                    raise ValueError(f"{folder} is there twice")
+                found[run] = _reached(task, folder, words_of(plan, run, out))
     return found
 
 
-def _reached(task: Task, outcome: Path) -> float | None:
-    if json.loads(outcome.read_text(encoding="utf-8"))["exit_code"]:
+def _reached(task: Task, folder: Path, words: list[str]) -> float | None:
+    if outcome.read(folder, words):
         return None
-    rows = list(metrics.read(outcome.parent / metrics.FILE_NAME))
+    rows = list(metrics.read(folder / metrics.FILE_NAME))
     values = [row[task.metric_name] for row in rows if task.metric_name in row]
     if not values:
-        raise ValueError(
-            f"{outcome.parent} has no {task.metric_name}: is it a metric of this task?"
-        )
+        raise ValueError(f"{folder} has no {task.metric_name}: is it a metric of this task?")
     return values[-1]  # None, if not a number
 
 
@@ -110,7 +112,7 @@ def _reap(plan: Plan, out: Path, running: dict[Run, subprocess.Popen[bytes]]) ->
         folder = folder_of(out, run)
         if code not in FINAL_CODES:
             raise RuntimeError(f"{_name(run)} ended with {code}: read {folder / LOG}")
-        (folder / OUTCOME).write_text(json.dumps({"exit_code": code}) + "\n", encoding="utf-8")
+        outcome.write(folder, code, words_of(plan, run, out))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a hundred runs fill a disk
         reached = read_results(plan, out)[run]
         print(f"done   {_name(run)}  {'diverged' if reached is None else f'{reached:.4f}'}")

@@ -5,28 +5,30 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from scripts.reproduction.drive import OUTCOME
+from scripts.reproduction import outcome
 
-KEPT = ("config.yaml", "metrics.jsonl", "provenance.json", "fidelity.md", OUTCOME)
+KEPT = ("config.yaml", "metrics.jsonl", "provenance.json", "fidelity.md", outcome.FILE_NAME)
 LEDGER = "ledger.json"
 
 
 def keep(out: Path, kept: Path) -> int:
     """Copy the small files of every finished run under `out` to `kept`; returns how many runs."""
-    outcomes = sorted(out.glob(f"*/*/*/{OUTCOME}"))
-    for outcome in outcomes:
-        target = kept / outcome.parent.relative_to(out)
+    folders = sorted(path.parent for path in out.glob(f"*/*/*/{outcome.FILE_NAME}"))
+    for folder in folders:
+        target = kept / folder.relative_to(out)
         target.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
-            if (outcome.parent / name).is_file():
-                text = (outcome.parent / name).read_text(encoding="utf-8")
+            if (folder / name).is_file():
+                text = (folder / name).read_text(encoding="utf-8")
                 (target / name).write_text(_anonymous(name, text), encoding="utf-8")
-        _keep_sums(outcome.parent / LEDGER, target / LEDGER)
-    return len(outcomes)
+        _keep_sums(folder / LEDGER, target / LEDGER)
+    return len(folders)
 
 
 def _anonymous(name: str, text: str) -> str:
     """Without what tells of a machine and not of a result."""
+    if name == outcome.FILE_NAME:
+        return outcome.without_folders(text)
     text = text.replace(str(Path.home()), "~")
     if name != "provenance.json":
         return text

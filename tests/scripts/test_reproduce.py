@@ -1,5 +1,6 @@
 """A plan of runs: what comes next, what a stopped plan goes on with, and what is said of it."""
 
+import dataclasses
 import json
 import sys
 import textwrap
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from scripts import reproduce
-from scripts.reproduction import drive
+from scripts.reproduction import drive, outcome
+from scripts.reproduction.keep import keep
 from scripts.reproduction.order import Run, best_rate, missing_rates, next_runs
 from scripts.reproduction.plan import PLANS, Contestant, Plan, Task, read_plan
 from scripts.reproduction.tables import tables
@@ -147,6 +149,81 @@ def test_a_failure_is_no_result(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"t  came  rate .* ended with 3: read .*run.log"):
         drive.drive(PLAN, tmp_path)
     assert drive.read_results(PLAN, tmp_path) == {}
+
+
+def finished(plan: Plan, out: Path, **told) -> Path:
+    """The folder of a run of the plan that is over; its outcome file has `told`."""
+    folder = drive.folder_of(out, run(0))
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "eval/loss": 2.5}\n')
+    outcome.write(folder, 0, drive.words_of(plan, run(0), out))
+    if told:
+        (folder / "outcome.json").write_text(json.dumps(told))
+    return folder
+
+
+def with_words(*words: str, plan: Plan = PLAN) -> Plan:
+    return dataclasses.replace(plan, overrides=words)
+
+
+def test_a_run_of_other_words_is_no_run_of_the_plan(tmp_path):
+    """A try with train.steps=10 was counted as done, and stood in the table with the rest."""
+    folder = finished(with_words("train.steps=10", "eval.every=5"), tmp_path)
+    with pytest.raises(ValueError) as refused:
+        drive.drive(with_words("train.steps=800"), tmp_path)
+    assert str(refused.value).startswith(
+        f"{folder} was run with train.steps=10 eval.every=5, and the plan and words given now say "
+        "train.steps=800 no eval.every: give the words of then, name another folder with --out"
+    )
+    with pytest.raises(ValueError, match="with no data.seed, .* say data.seed=1: give"):
+        drive.read_results(with_words("train.steps=10", "eval.every=5", "data.seed=1"), tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("lr*")) == ["lr+0_seed0"], "none started"
+
+
+def test_an_edited_plan_refuses_the_runs_of_before(tmp_path):
+    finished(PLAN, tmp_path)
+    task = dataclasses.replace(LOSS, contestants=(Contestant("came", (), 2.0),))
+    with pytest.raises(ValueError, match=r"run with optimizer.lr=1, .* say optimizer.lr=2:"):
+        drive.read_results(dataclasses.replace(PLAN, tasks=(task,)), tmp_path)
+
+
+def test_what_only_makes_a_run_faster_may_differ(tmp_path):
+    plan = with_words("train.steps=9", "launch.processes=1", "train.steps=10")
+    finished(plan, tmp_path)
+    faster = with_words("train.steps=10", "runtime.threads=4", "batch.micro_size=8")
+    for same in (plan, dataclasses.replace(faster, jobs=7, seeds=9)):
+        assert drive.read_results(same, tmp_path) == {run(0): 2.5}
+
+
+def test_runs_of_versions_that_kept_no_words_are_read(tmp_path):
+    finished(PLAN, tmp_path, exit_code=0)
+    assert drive.read_results(with_words("train.steps=10"), tmp_path) == {run(0): 2.5}
+
+
+def test_the_command_refuses_in_words(tmp_path, capsys):
+    folder = drive.folder_of(tmp_path, Run("gpt2", "came", 0, 0))
+    folder.mkdir(parents=True)
+    outcome.write(folder, 5, ["train.steps=10"])
+    assert reproduce.main(["cpu", "--out", str(tmp_path), "--table"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {folder} was run with train.steps=10 ")
+
+
+def test_words_are_kept_without_folders_and_secrets(tmp_path):
+    data = f"data.path=[/scratch/somebody/a,{Path.home()}/b.txt,~/d/e,relative/c]"
+    words = (data, "data.cache_dir='/x y/z'", "logging.api_key=abcdefgh")
+    plan, out, kept = with_words(*words), tmp_path / "out", tmp_path / "kept"
+    finished(plan, out)
+    assert keep(out, kept) == 1
+    told = json.loads((drive.folder_of(kept, run(0)) / "outcome.json").read_text())
+    assert told["words"] == [
+        *("data.path=[a,b.txt,e,relative/c]", "data.cache_dir='z'", "logging.api_key=***"),
+        *("optimizer.lr=1", "run.seed=0"),
+    ]
+    assert drive.read_results(plan, kept) == {run(0): 2.5}
+    elsewhere = with_words("data.path=[/elsewhere/a]", *words[1:])
+    for folder in (out, kept):
+        with pytest.raises(ValueError, match="say data.path="):
+            drive.read_results(elsewhere, folder)
 
 
 def test_what_is_kept_has_no_weights(tmp_path, capsys):
