@@ -1,6 +1,6 @@
 """Runs a plan: a few `came-train` at a time, each in a folder of its own, until nothing is next.
 
-<out>/<task>/<contestant>/lr-<rate>_seed-<n>/    a run folder, and outcome.json when it is over
+<out>/<task>/<contestant>/lr<rate>_seed<n>/    a run folder; words.json, outcome.json at its end
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def drive(plan: Plan, out: Path, minutes: float = 0.0) -> bool:
     """Run what is next until all is done; True then, False if `minutes` were over before.
 
     Raises RuntimeError with the log's place if a run fails in any way but divergence, ValueError
-    if one that is over is not the plan's.
+    if one that was run or begun before had other words.
     """
     limit = time.monotonic() + 60 * minutes if minutes else float("inf")
     running: dict[Run, subprocess.Popen[bytes]] = {}
@@ -98,7 +98,9 @@ def _reached(task: Task, folder: Path, words: list[str]) -> float | None:
 def _start(plan: Plan, out: Path, run: Run) -> subprocess.Popen[bytes]:
     folder = folder_of(out, run)
     folder.mkdir(parents=True, exist_ok=True)
-    command = [*TRAIN, *words_of(plan, run, out)]
+    words = words_of(plan, run, out)
+    outcome.begin(folder, words)
+    command = [*TRAIN, *words]
     with (folder / LOG).open("ab") as log:
         # A session of its own: Ctrl-C reaches it through us alone, once.
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)

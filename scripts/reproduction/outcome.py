@@ -1,4 +1,4 @@
-"""What a run that is over leaves beside its metrics: its exit code, and the words it was given.
+"""What is told beside a run's metrics: the words it was given, and its exit code when it is over.
 
 A plan that is edited, or tried with other words, must not count such a run as one of its own.
 """
@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from trainers import durable
 from trainers.redact import redact_text
 
 FILE_NAME = "outcome.json"
+BEGUN = "words.json"
 
 # How fast a run is, and what it writes: two commands may differ in it and have one result.
 _APART = (
@@ -22,10 +24,22 @@ _APART = (
 _FOLDERS = re.compile(r"(?<![\w.~])~?/(?:[^/,\]}'\"]+/)*")  # of a path that begins at a root
 
 
+def begin(folder: Path, words: Sequence[str]) -> None:
+    """Say which words the run in `folder` is given.
+
+    Raises ValueError where it was begun with others: it would go on from their checkpoint.
+    """
+    file = folder / BEGUN
+    if file.is_file():
+        _require_same(folder, json.loads(file.read_text(encoding="utf-8")), words)
+    else:
+        durable.write_text(file, json.dumps(list(_kept(words))) + "\n")
+
+
 def write(folder: Path, exit_code: int, words: Iterable[str]) -> None:
     """Say that the run in `folder` is over."""
     told = {"exit_code": exit_code, "words": list(_kept(words))}
-    (folder / FILE_NAME).write_text(json.dumps(told) + "\n", encoding="utf-8")
+    durable.write_text(folder / FILE_NAME, json.dumps(told) + "\n")
 
 
 def read(folder: Path, words: Sequence[str]) -> int:

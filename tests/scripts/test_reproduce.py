@@ -180,6 +180,17 @@ def test_a_run_of_other_words_is_no_run_of_the_plan(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("lr*")) == ["lr+0_seed0"], "none started"
 
 
+def test_a_run_that_was_stopped_does_not_go_on_with_other_words(tmp_path, monkeypatch):
+    """It would go on from the checkpoint of a shorter schedule."""
+    monkeypatch.setattr(drive, "TRAIN", (sys.executable, "-c", "raise SystemExit(3)"))
+    monkeypatch.setattr(drive, "POLL", 0.02)
+    for _ in range(2):  # the same words may
+        with pytest.raises(RuntimeError, match="ended with 3"):
+            drive.drive(with_words("train.steps=10"), tmp_path)
+    with pytest.raises(ValueError, match=r"run with train.steps=10, .* say no train.steps:"):
+        drive.drive(PLAN, tmp_path)
+
+
 def test_an_edited_plan_refuses_the_runs_of_before(tmp_path):
     finished(PLAN, tmp_path)
     task = dataclasses.replace(LOSS, contestants=(Contestant("came", (), 2.0),))
