@@ -64,7 +64,7 @@ class MixSource:
     split: str = "train"
     text_column: str = "text"
     weight: float | None = None  # share of the text, against the other weights; None = all of it
-    join_records: int = 1  # so many, one after the other, are a document
+    join_records: int = 1  # so many of a file, one after the other, are a document
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,10 @@ def _place_to_cut(text: str) -> int:
 
 
 def joined(read: Read, number: int, trouble: Trouble) -> Iterator[Piece]:
-    """The documents of `read`, `number` of them together as the lines of one."""
+    """The documents of `read`, `number` of them together as the lines of one.
+
+    `read` is of one file: no document begins in one file and ends in another.
+    """
     held: Piece | None = None
     count, begins = 0, True
     for text, ends in read(trouble):

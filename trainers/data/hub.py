@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainers.data.documents import Part, Piece, Source, Trouble, check_text, cut
+from trainers.data.documents import Part, Piece, Read, Source, Trouble, check_text, cut, joined
 from trainers.errors import DataError, DataInterruptedError
 
 _FILE_BYTES = 2**28  # what a file of a dataset usually has
@@ -48,19 +48,19 @@ class HubDataset:
             ) from error
 
 
-def hub_source(dataset: HubDataset) -> Source:
-    """The texts of a dataset.
+def hub_source(dataset: HubDataset, join_records: int = 1) -> Source:
+    """The texts of a dataset, so many records of a file in each document.
 
     The digest is of its name alone: what was prepared once is used again without asking the hub.
     """
     return Source(
         name=f"{dataset.name}{f' ({dataset.config})' if dataset.config else ''}",
-        digest=f"hub {dataset}",
-        parts=partial(_parts, dataset),
+        digest=f"hub {dataset} {join_records}",
+        parts=partial(_parts, dataset, join_records),
     )
 
 
-def _parts(dataset: HubDataset) -> list[Part]:
+def _parts(dataset: HubDataset, join_records: int) -> list[Part]:
     """One for each file of the dataset."""
     reach(dataset.name, f"data.hub={dataset.name}", _LOCAL_WAY)
     opened = dataset.open()
@@ -72,10 +72,10 @@ def _parts(dataset: HubDataset) -> list[Part]:
         )
     count = opened.num_shards
     name = f"{dataset.name}, file {{}} of {count}"
-    return [
-        Part(name.format(n + 1), partial(_read, dataset, n, count), _FILE_BYTES)
-        for n in range(count)
-    ]
+    reads: list[Read] = [partial(_read, dataset, n, count) for n in range(count)]
+    if join_records > 1:
+        reads = [partial(joined, read, join_records) for read in reads]
+    return [Part(name.format(n), read, _FILE_BYTES) for n, read in enumerate(reads, start=1)]
 
 
 def _read(dataset: HubDataset, index: int, count: int, trouble: Trouble) -> Iterator[Piece]:

@@ -8,7 +8,7 @@ from functools import partial
 
 from trainers.config import DataConfig, MixSource
 from trainers.data.documentation import documentation_source
-from trainers.data.documents import Part, Source, joined
+from trainers.data.documents import Part, Source
 from trainers.data.hub import HubDataset, hub_source
 from trainers.data.sources import text_source
 from trainers.errors import ConfigError
@@ -30,33 +30,32 @@ def open_source(data: DataConfig) -> Source:
     )
 
 
-def _hub(name: str, given: DataConfig | MixSource) -> Source:
+def _hub(name: str, given: DataConfig | MixSource, join_records: int = 1) -> Source:
     revision, column = given.hub_revision, given.text_column
-    return hub_source(HubDataset(name, given.hub_config, given.split, revision, column))
+    dataset = HubDataset(name, given.hub_config, given.split, revision, column)
+    return hub_source(dataset, join_records)
 
 
 def _mix(given: Sequence[MixSource]) -> Source:
     """All sources, one after the other; a weight is a share of the text."""
     sources = [
-        text_source(one.path, one.text_column) if one.path else _hub(str(one.hub), one)
+        text_source(one.path, one.text_column, one.join_records)
+        if one.path
+        else _hub(str(one.hub), one, one.join_records)
         for one in given
     ]
-    numbers = [one.join_records for one in given]
-    digests = [f"{source.digest} {n}" for source, n in zip(sources, numbers, strict=True)]
-    digest = hashlib.sha256(json.dumps(digests).encode())
+    digest = hashlib.sha256(json.dumps([source.digest for source in sources]).encode())
     return Source(
         name=" and ".join(source.name for source in sources),
         digest=digest.hexdigest(),
-        parts=partial(_all_parts, sources, numbers),
+        parts=partial(_all_parts, sources),
         weights=tuple(one.weight for one in given if one.weight is not None),
     )
 
 
-def _all_parts(sources: Sequence[Source], numbers: Sequence[int]) -> list[Part]:
+def _all_parts(sources: Sequence[Source]) -> list[Part]:
     return [
-        replace(
-            part, group=group, read=partial(joined, part.read, number) if number > 1 else part.read
-        )
-        for group, (source, number) in enumerate(zip(sources, numbers, strict=True))
+        replace(part, group=group)
+        for group, source in enumerate(sources)
         for part in source.parts()
     ]

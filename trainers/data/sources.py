@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from trainers.data.documents import Part, Piece, Source, Trouble
+from trainers.data.documents import Part, Piece, Source, Trouble, joined
 from trainers.data.files import RECORDS, TABLES, digest_files, text_files
 from trainers.data.plain import read_plain
 from trainers.data.records import read_jsonl, read_parquet
@@ -16,20 +16,22 @@ from trainers.data.records import read_jsonl, read_parquet
 _PART_BYTES = 2**26  # small files share a part up to this size
 
 
-def text_source(path: str, column: str) -> Source:
-    """The documents of a file or folder; `column` holds the text of records.
+def text_source(path: str, column: str, join_records: int = 1) -> Source:
+    """The documents of a file or folder, so many records of a file in each.
+
+    `column` holds the text of records.
 
     Raises DataError as `text_files` does, and while reading, for what is bad text (see `plain` and
     `records`) and a file that cannot be read.
     """
     return Source(
         name=path,
-        digest=f"{digest_files(text_files(path))} {column}",
-        parts=partial(_parts, path, column),
+        digest=f"{digest_files(text_files(path))} {column} {join_records}",
+        parts=partial(_parts, path, column, join_records),
     )
 
 
-def _parts(path: str, column: str) -> list[Part]:
+def _parts(path: str, column: str, join_records: int) -> list[Part]:
     """Whole files in the order of their names."""
     groups: list[list[Path]] = []
     sizes: list[int] = []
@@ -41,16 +43,22 @@ def _parts(path: str, column: str) -> list[Part]:
         groups[-1].append(file)
         sizes[-1] += size
     return [
-        Part(str(files[0]), partial(_read_files, tuple(files), column), size)
+        Part(str(files[0]), partial(_read_files, tuple(files), column, join_records), size)
         for files, size in zip(groups, sizes, strict=True)
     ]
 
 
-def _read_files(files: Sequence[Path], column: str, trouble: Trouble) -> Iterator[Piece]:
+def _read_files(
+    files: Sequence[Path], column: str, join_records: int, trouble: Trouble
+) -> Iterator[Piece]:
     for file in files:
-        if file.name.endswith(RECORDS):
-            yield from read_jsonl(file, column, trouble)
-        elif file.name.endswith(TABLES):
-            yield from read_parquet(file, column, trouble)
-        else:
-            yield from read_plain(file, trouble)
+        read = partial(_read_file, file, column)
+        yield from joined(read, join_records, trouble) if join_records > 1 else read(trouble)
+
+
+def _read_file(file: Path, column: str, trouble: Trouble) -> Iterator[Piece]:
+    if file.name.endswith(RECORDS):
+        return read_jsonl(file, column, trouble)
+    if file.name.endswith(TABLES):
+        return read_parquet(file, column, trouble)
+    return read_plain(file, trouble)
