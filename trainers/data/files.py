@@ -1,5 +1,6 @@
 """The files of a corpus: which they are, what is in them as a digest, and their bytes unpacked."""
 
+import codecs
 import gzip
 import hashlib
 import io
@@ -10,14 +11,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from trainers.errors import DataError
 
 TEXT, RECORDS, TABLES = (".txt",), (".jsonl", ".jsonl.gz", ".jsonl.zst"), (".parquet",)
 _FORMATS = (*TEXT, *RECORDS, *TABLES)
+_WHAT_IS_READ = f"What is read ends with {', '.join(_FORMATS)}, or is WikiExtractor's (wiki_00)"
 _TOLD = 4  # endings and names of a folder without text, in the error
 _WIKI_FILE = re.compile(r"(^|_)wiki_\d+$")
+# Endings of what would pass for text, line by line, and be learned with its commas and its tags.
+_NO_TEXT = (".csv", ".tsv", ".json", ".htm", ".html", ".xml")
+
+Form = Literal["text", "records", "table"]
 
 # What reading a damaged compressed file raises (pyarrow's errors are OSError and ValueError).
 DAMAGED = (EOFError, OSError, zlib.error, ValueError)
@@ -27,23 +33,43 @@ def text_files(path: str) -> list[Path]:
     """The file itself, or all files of a folder in a known format, sorted.
 
     The formats are .txt, WikiExtractor's (AA/wiki_00), .jsonl, .jsonl.gz, .jsonl.zst and .parquet.
-    Raises DataError when the path is missing or the folder has no such file.
+    A single file may have another name, and is then plain text. Raises DataError when the path is
+    missing, the folder has no such file, or the name of the single file says that it is no text.
     """
     root = Path(path)
     if root.is_file():
+        ending = Path(root.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
+        if ending in _NO_TEXT:
+            raise DataError(f"data.path={path}: {ending} is not read. {_WHAT_IS_READ}")
         return [root]
     if not root.is_dir():
         raise DataError(f"data.path={path}: no such file or folder")
     found = sorted(file for file in _files(root) if _is_text(file.name))
     if not found:
         raise DataError(
-            f"data.path={path}: no file of this folder is read: {_in_words(root)}. What is read "
-            f"ends with {', '.join(_FORMATS)}, or is WikiExtractor's (wiki_00)"
+            f"data.path={path}: no file of this folder is read: {_in_words(root)}. {_WHAT_IS_READ}"
         )
     for file in found:
         if file.exists() and not file.is_file():
             raise DataError(f"{file}: neither a file nor a link to one; remove it from data.path")
     return found
+
+
+def form_of(file: Path) -> Form:
+    """What a file is read as, by its name; WikiExtractor writes JSON lines under the same name."""
+    if file.name.endswith(TABLES):
+        return "table"
+    if file.name.endswith(RECORDS) or (_WIKI_FILE.search(file.name) and _begins_an_object(file)):
+        return "records"
+    return "text"
+
+
+def _begins_an_object(file: Path) -> bool:
+    with open_bytes(file) as stream:
+        while line := stream.readline(2**16):
+            if line := line.removeprefix(codecs.BOM_UTF8).strip():
+                return line.startswith(b"{")
+    return False
 
 
 def _files(root: Path) -> Iterator[Path]:

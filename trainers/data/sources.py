@@ -3,13 +3,14 @@
 A document is a string whose line breaks end sentences.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from trainers.data.documents import Part, Piece, Source, Trouble, joined
-from trainers.data.files import RECORDS, TABLES, digest_files, text_files
+from trainers.data.files import digest_files, form_of, text_files
 from trainers.data.plain import read_plain
 from trainers.data.records import read_jsonl, read_parquet
 
@@ -24,9 +25,12 @@ def text_source(path: str, column: str, join_records: int = 1) -> Source:
     Raises DataError as `text_files` does, and while reading, for what is bad text (see `plain` and
     `records`) and a file that cannot be read.
     """
+    files = text_files(path)
+    # The same bytes are other documents under a name that says so: a.txt, a.jsonl.
+    forms = hashlib.sha256(" ".join(map(form_of, files)).encode()).hexdigest()
     return Source(
         name=path,
-        digest=f"{digest_files(text_files(path))} {column} {join_records}",
+        digest=f"{digest_files(files)} {forms} {column} {join_records}",
         parts=partial(_parts, path, column, join_records),
     )
 
@@ -57,8 +61,10 @@ def _read_files(
 
 
 def _read_file(file: Path, column: str, trouble: Trouble) -> Iterator[Piece]:
-    if file.name.endswith(RECORDS):
-        return read_jsonl(file, column, trouble)
-    if file.name.endswith(TABLES):
-        return read_parquet(file, column, trouble)
-    return read_plain(file, trouble)
+    match form_of(file):
+        case "records":
+            return read_jsonl(file, column, trouble)
+        case "table":
+            return read_parquet(file, column, trouble)
+        case "text":
+            return read_plain(file, trouble)

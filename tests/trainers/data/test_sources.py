@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 from itertools import pairwise
@@ -56,6 +57,25 @@ def test_wiki_extractor(tmp_path):
         'Fish & chips is a dish.\nHistory.\nIt is "old".',
         "No title line here.\nOther",
     ]
+
+
+def test_wiki_extractors_json_is_records(tmp_path):
+    """`wikiextractor --json` writes wiki_00 too: its braces and urls were once learned as text."""
+    lines = [{"id": "1", "url": "u", "title": "A", "text": "One.\nTwo."}, {"text": "Three."}]
+    content = "\n \n" + "".join(f"{json.dumps(line)}\n" for line in lines)
+    write(tmp_path / "AA" / "wiki_00", content)
+    write(tmp_path / "AA" / "wiki_01", WIKI.split("<doc", 2)[0] + "<doc id='9'>\n{wiki\n</doc>\n")
+    assert list(read_text(str(tmp_path))) == ["One.\nTwo.", "Three.", "{wiki"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.csv.gz", "a.json", "a.html"])
+def test_a_file_that_is_no_text_is_refused_by_its_name(tmp_path, name):
+    path = write(tmp_path / name, "one,two\n")
+    with pytest.raises(
+        DataError, match=rf"{name}: \.\w+ is not read. What is read ends with .txt, "
+    ):
+        text_source(path, "text")
+    assert list(read_text(write(tmp_path / "wiki.train.raw", "words"))) == ["words"]
 
 
 def test_folder_is_read_in_order_of_names_and_only_texts(tmp_path):
@@ -201,6 +221,7 @@ def test_digest_knows_content_not_place_or_date(tmp_path):
     second = write(tmp_path / "b" / "y.txt", "same")
     before = text_source(first, "text").digest
     assert before == text_source(second, "text").digest
+    assert before != text_source(write(tmp_path / "a.jsonl", "same"), "text").digest
     stat = os.stat(first)
     write(tmp_path / "a" / "x.txt", "sama")
     os.utime(first, ns=(stat.st_atime_ns, stat.st_mtime_ns))
