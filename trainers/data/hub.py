@@ -3,17 +3,19 @@
 Nothing of a dataset is run: `datasets` reads parquet, JSON, CSV and text files, and no scripts.
 """
 
+import json
 import os
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trainers.data.documents import Part, Piece, Read, Source, Trouble, check_text, cut, joined
+from trainers.data.files import digest_files
 from trainers.errors import DataError, DataInterruptedError
 
 _FILE_BYTES = 2**28  # what a file of a dataset usually has
@@ -51,13 +53,28 @@ class HubDataset:
 def hub_source(dataset: HubDataset, join_records: int = 1) -> Source:
     """The texts of a dataset, so many records of a file in each document.
 
-    The digest is of its name alone: what was prepared once is used again without asking the hub.
+    The digest of one of the hub is of its name alone: what was prepared once is used again without
+    asking. That of a local folder is of its files. Raises DataError for one that cannot be read.
     """
     return Source(
         name=f"{dataset.name}{f' ({dataset.config})' if dataset.config else ''}",
-        digest=f"hub {dataset} {join_records}",
+        digest=f"hub {_content(dataset)} {join_records}",
         parts=partial(_parts, dataset, join_records),
     )
+
+
+def _content(dataset: HubDataset) -> str:
+    root = Path(dataset.name)
+    if not root.is_dir():
+        return str(dataset)
+    files = sorted(file for file in root.rglob("*") if file.is_file() and _is_seen(file, root))
+    # Their names say to `datasets` what they are, which split, and in which order.
+    names = [str(file.relative_to(root)) for file in files]
+    return f"{replace(dataset, name='')} {json.dumps(names)} {digest_files(files)}"
+
+
+def _is_seen(file: Path, root: Path) -> bool:
+    return not any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 def _parts(dataset: HubDataset, join_records: int) -> list[Part]:

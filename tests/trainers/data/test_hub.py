@@ -41,9 +41,28 @@ def test_a_dataset_is_prepared_without_any_network(tmp_path, monkeypatch):
     config = data_config(None, tmp_path / "cache", name="hub", hub=str(tmp_path / "set"))
     prepared = prepare(config, sentences(32))
     assert prepared.statistics.num_documents == 60
-    # Once it is prepared, not even the dataset is needed.
-    (tmp_path / "set").rename(tmp_path / "gone")
-    assert prepare(config, sentences(32)).fingerprint == prepared.fingerprint
+    found = prepare(config, sentences(32))
+    assert (found.folder, found.fingerprint) == (prepared.folder, prepared.fingerprint)
+
+
+def test_a_folder_is_known_by_its_files_and_a_name_by_itself(tmp_path):
+    """Folders were known by their names: what had been in one before was found again."""
+
+    def digest(name):
+        return hub_source(HubDataset(str(name), None, "train", None, "text")).digest
+
+    dataset(tmp_path / "a", files=2)
+    dataset(tmp_path / "b", files=2)
+    before = digest(tmp_path / "a")
+    assert before == digest(tmp_path / "b")
+    (tmp_path / "a" / ".notes").write_text("not read")
+    assert before == digest(tmp_path / "a")
+    (tmp_path / "a" / "1.jsonl").rename(tmp_path / "a" / "test.jsonl")  # another split
+    assert before != digest(tmp_path / "a")
+    with open(tmp_path / "b" / "0.jsonl", "a") as file:
+        file.write('{"text": "More."}\n')
+    assert before != digest(tmp_path / "b")
+    assert "some/set" in digest("some/set")
 
 
 def test_a_missing_column_and_a_missing_split_are_told(tmp_path):
