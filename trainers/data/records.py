@@ -7,6 +7,7 @@ text, or a NUL. Records are numbered from 1, those that are passed over too.
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from trainers.data.documents import Piece, Trouble, check_text, cut
 from trainers.data.files import DAMAGED, open_bytes
@@ -20,12 +21,11 @@ def read_jsonl(file: Path, column: str, trouble: Trouble) -> Iterator[Piece]:
     """The texts of a .jsonl file, plain, .gz or .zst: one object a line, blank lines aside."""
     for number, line in _lines(file, trouble):
         where = f"record {number}"
+        content = _decoded(line, "line", file, where, trouble)
+        if content is None:
+            continue
         try:
-            errors = "replace" if trouble.on_bad_text == "replace" else "strict"
-            record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8", errors))
-        except UnicodeDecodeError as error:
-            byte = f"0x{line[error.start]:02x}"
-            trouble.add(file, where, f"{byte} at byte {error.start} of the line is not UTF-8")
+            record = json.loads(content.removeprefix("\ufeff") if number == 1 else content)
         except (ValueError, RecursionError) as error:
             trouble.add(file, where, f"broken JSON: {error}")
         else:
@@ -35,6 +35,16 @@ def read_jsonl(file: Path, column: str, trouble: Trouble) -> Iterator[Piece]:
                 trouble.add(file, where, _no_column(column, list(record)))
             elif text := check_text(record[column], file, where, trouble):
                 yield from cut(text)
+
+
+def _decoded(raw: bytes, of: str, file: Path, where: str, trouble: Trouble) -> str | None:
+    """Bytes as text, U+FFFD for bad ones if that is wanted; None when they are passed over."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = f"0x{raw[error.start]:02x}"
+        trouble.add(file, where, f"{byte} at byte {error.start} of the {of} is not UTF-8")
+    return raw.decode("utf-8", "replace") if trouble.on_bad_text == "replace" else None
 
 
 def _no_column(column: str, names: list[str]) -> str:
@@ -74,8 +84,7 @@ def read_parquet(file: Path, column: str, trouble: Trouble) -> Iterator[Piece]:
             for batch in table.iter_batches(_ROWS_AT_ONCE, columns=[column]):
                 for value in batch.column(0):
                     number += 1
-                    text = check_text(_text(value), file, f"record {number}", trouble)
-                    if text:
+                    if text := _text(value, file, f"record {number}", trouble):
                         yield from cut(text)
     except (*DAMAGED, pyarrow.ArrowException) as error:
         if isinstance(error, OSError) and error.strerror:
@@ -83,9 +92,12 @@ def read_parquet(file: Path, column: str, trouble: Trouble) -> Iterator[Piece]:
         trouble.add(file, f"record {number + 1}", f"the file cannot be read on: {error}")
 
 
-def _text(value: object) -> object:
-    """A cell as Python knows it; bytes where a string is not UTF-8."""
+def _text(value: Any, file: Path, where: str, trouble: Trouble) -> str | None:
+    """The text of a cell, if it is one; arrow takes any bytes for a string."""
     try:
-        return value.as_py()  # type: ignore[attr-defined]
+        text = value.as_py()
     except UnicodeDecodeError:
-        return value.as_buffer().to_pybytes()  # type: ignore[attr-defined]
+        text = _decoded(value.as_buffer().to_pybytes(), "text", file, where, trouble)
+        if text is None:
+            return None
+    return check_text(text, file, where, trouble)

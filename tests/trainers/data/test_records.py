@@ -92,9 +92,11 @@ def test_a_bad_record_stops_or_is_counted(tmp_path, line):
     assert trouble.count == 1 and "record 4" in trouble.first
 
 
-def test_bad_bytes_are_replaced_when_asked(tmp_path):
+def test_bad_bytes_are_replaced_when_asked_and_counted(tmp_path, caplog):
+    """They were replaced without a word."""
     path = write(tmp_path / "a.jsonl", b'{"text": "na\xefve"}\n{"text": "a\\u0000b"}\n')
     assert list(read_text(path, "replace")) == ["na\ufffdve", "a\ufffdb"]
+    assert "applied 2 times, first at" in caplog.text and "record 1: 0xef" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
@@ -122,11 +124,15 @@ def test_bad_cells_of_parquet(tmp_path, caplog):
         list(read_text(path, column="body"))
 
 
-def test_a_string_of_parquet_that_is_not_utf8(tmp_path):
+def test_a_string_of_parquet_that_is_not_utf8(tmp_path, caplog):
+    """It was dropped whatever was asked."""
     bad = pa.array([b"fine", b"na\xefve"], pa.binary()).cast(pa.string(), safe=False)
     pq.write_table(pa.table({"text": bad}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="record 2: the text is bytes"):
+    with pytest.raises(DataError, match="record 2: 0xef at byte 2 of the text is not UTF-8"):
         list(read_text(str(tmp_path / "a.parquet")))
+    assert list(read_text(str(tmp_path / "a.parquet"), "skip")) == ["fine"]
+    assert list(read_text(str(tmp_path / "a.parquet"), "replace")) == ["fine", "na\ufffdve"]
+    assert caplog.text.count("applied 1 times, first at") == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "zeros", "empty"])
