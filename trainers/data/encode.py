@@ -98,12 +98,13 @@ def _encoded(
 
 def _batches(shard: Shard, units: np.ndarray) -> Iterator[tuple[int, int]]:
     """Ranges of `units` that are few enough, and short enough together, to be encoded at once."""
-    sizes = np.diff(shard.unit_ends, prepend=0)[units]
+    before = np.where(units > 0, shard.unit_ends[units - 1], 0)
+    sizes = shard.unit_ends[units] - before
     total = np.cumsum(sizes)
     begin = 0
     while begin < len(units):
-        before = total[begin] - sizes[begin]
-        fitting = int(np.searchsorted(total, before + _BYTES_AT_ONCE, side="right"))
+        start = total[begin] - sizes[begin]
+        fitting = int(np.searchsorted(total, start + _BYTES_AT_ONCE, side="right"))
         end = min(max(fitting, begin + 1), begin + _UNITS_AT_ONCE)
         yield begin, end
         begin = end

@@ -56,7 +56,8 @@ class Shard:
         documents = np.load(folder / "documents.npy").reshape(-1, 2)
         return cls(
             mapped(folder / "texts.bin", "uint8"),
-            np.load(folder / "units.npy"),
+            # One for each sentence of a file of any size: each process reads those of its task.
+            np.asarray(np.load(folder / "units.npy", mmap_mode="r")),
             documents[:, 0].astype(np.int64),
             documents[:, 1],
             ShardMeta(**json.loads((folder / "meta.json").read_text())),
