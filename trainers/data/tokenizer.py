@@ -21,12 +21,15 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "eos": ("</s>", "<|endoftext|>", "<|end_of_text|>"),
     "bos": ("<s>", "<|begin_of_text|>"),
 }
+_SPECIAL = re.compile(r"\[.+\]")
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 _NUM_SENTINELS = 100  # T5 adds them to its SentencePiece model, which does not hold them
 
 # What a folder may hold, in this order, and the pairs of files that are one vocabulary.
 _FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "encoder.json")
 _MERGES = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
+_CONFIG = "tokenizer_config.json"  # beside a vocab.txt: whether its entries are lower case
+_MAX_CAPITALS = 0.01  # share of entries: lower-case vocabularies may have a few odd ones
 _WHAT = "vocab.txt, tokenizer.json, vocab.json with merges.txt, or a SentencePiece .model"
 
 
@@ -99,6 +102,8 @@ def tokenizer_files(path: str) -> list[Path]:
         candidates = [*(given / name for name in _FILES), *sorted(given.glob("*.model"))]
     for file in candidates:
         files = [file, file.with_name(_MERGES[file.name])] if file.name in _MERGES else [file]
+        if file.suffix == ".txt" and file.with_name(_CONFIG).is_file():
+            files.append(file.with_name(_CONFIG))
         known = file.suffix in (".json", ".txt", ".model")
         if known and all(part.is_file() for part in files):
             return files
@@ -108,14 +113,18 @@ def tokenizer_files(path: str) -> list[Path]:
 def load_tokenizer(path: str, lowercase: bool) -> Tokenizer:
     """Read the tokenizer that `path` means, see `tokenizer_files`.
 
-    `lowercase` counts for vocab.txt; the other formats say it themselves. Raises ConfigError when
-    there is none or no model can be built for it; DataError when a file cannot be understood.
+    `lowercase` counts for a vocab.txt without a tokenizer_config.json that says it; the other
+    formats say it themselves. Raises ConfigError when there is none, no model can be built for it,
+    or it would never see its own capitals; DataError when a file cannot be understood.
     """
-    file, *merges = tokenizer_files(path)
+    file, *others = tokenizer_files(path)
     if file.suffix == ".txt":
-        tokenizer = bert_tokenizer(_wordpiece(file), lowercase)
-    elif merges:
-        tokenizer = byte_level_tokenizer(_bpe(file, merges[0]), lowercase=False)
+        said = _says_lowercase(others[0]) if others else None
+        if said is None and lowercase:
+            _refuse_capitals(file)
+        tokenizer = bert_tokenizer(_wordpiece(file), lowercase if said is None else said)
+    elif others:
+        tokenizer = byte_level_tokenizer(_bpe(file, others[0]), lowercase=False)
     elif file.suffix == ".model":
         tokenizer = read_sentencepiece(file)
         if isinstance(tokenizer.model, models.Unigram) and not special_ids(tokenizer).sentinels:
@@ -124,6 +133,27 @@ def load_tokenizer(path: str, lowercase: bool) -> Tokenizer:
     else:
         tokenizer = _from_json(file)
     return _given(tokenizer)
+
+
+def _says_lowercase(file: Path) -> bool | None:
+    """Whether a tokenizer_config.json has text made lower case; None if it does not say."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file}: broken JSON: {error}") from error
+    said = content.get("do_lower_case") if isinstance(content, dict) else None
+    return said if isinstance(said, bool) else None
+
+
+def _refuse_capitals(file: Path) -> None:
+    entries = [entry for entry in _read_vocabulary(file) if not _SPECIAL.fullmatch(entry)]
+    capitals = [entry for entry in entries if entry != entry.lower()]
+    if len(capitals) > _MAX_CAPITALS * len(entries):
+        raise ConfigError(
+            f"data.lowercase=true, but {len(capitals):,} of {len(entries):,} entries of {file} "
+            f"have capitals ({', '.join(capitals[:3])}), which no text would reach: set "
+            "data.lowercase=false"
+        )
 
 
 def _wordpiece(file: Path) -> models.WordPiece:

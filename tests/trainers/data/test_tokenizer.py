@@ -9,6 +9,7 @@ from trainers.data.tokenizer import (
     fingerprint,
     load_tokenizer,
     special_ids,
+    tokenizer_files,
 )
 from trainers.data.vocabulary import BERT_TOKENS, train_tokenizer
 from trainers.errors import ConfigError, DataError
@@ -60,6 +61,35 @@ def test_vocab_file_json_and_folder_are_the_same(tmp_path):
     assert fingerprint(from_text) == fingerprint(from_folder) == fingerprint(from_json)
     assert from_json.encode("Windy.").ids == [5, 6, 7]
     assert special_ids(from_json).sorted() == (0, 1, 2, 3, 4)
+
+
+CASED = [*BERT_TOKENS, "Wind", "wind", "##y", "."]
+
+
+def test_capitals_in_a_vocabulary_refuse_lowercase(tmp_path):
+    """Cased BERT's vocab.txt was taken with text made lower case: half of it was never used."""
+    file = vocabulary(tmp_path, CASED)
+    with pytest.raises(ConfigError, match=r"1 of 4 entries .*\(Wind\).* data.lowercase=false"):
+        load_tokenizer(str(file), lowercase=True)
+    assert load_tokenizer(str(file), lowercase=False).encode("Windy").ids == [5, 7]
+    odd = ["\u1d2c", "[unused0]", "Odd", *(f"word{i}" for i in range(200))]
+    assert load_tokenizer(str(vocabulary(tmp_path, [*BERT_TOKENS, *odd])), lowercase=True)
+
+
+def test_the_tokenizer_config_beside_a_vocabulary_says_its_case(tmp_path):
+    file, config = vocabulary(tmp_path, CASED), tmp_path / "tokenizer_config.json"
+    for lowercase, ids in ((True, [6]), (False, [5])):
+        config.write_text(json.dumps({"do_lower_case": lowercase}))
+        for path in (file, tmp_path):
+            tokenizer = load_tokenizer(str(path), lowercase=not lowercase)
+            assert tokenizer.encode("Wind").ids == ids
+    assert tokenizer_files(str(tmp_path)) == [file, config]  # which the store is found by
+    config.write_text("{}")
+    with pytest.raises(ConfigError, match="data.lowercase=false"):
+        load_tokenizer(str(file), lowercase=True)
+    config.write_text("{")
+    with pytest.raises(DataError, match="tokenizer_config.json: broken JSON"):
+        load_tokenizer(str(file), lowercase=True)
 
 
 def test_truncation_and_padding_of_a_given_tokenizer_are_off(tmp_path, lines):
