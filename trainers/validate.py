@@ -208,6 +208,10 @@ def _data(config: Config, needs_text: bool) -> Iterator[str]:
             value = getattr(data, key) if key in ("path", "hub") else "[...]"
             chosen = f"data={data.name} was chosen"
             yield f"data.{key}={value} is read by data={owner} only, and {chosen}"
+    for key in ("text_column", "hub_config", "hub_revision", "split"):
+        if data.sources and getattr(data, key) != getattr(MixSource(), key):
+            each = f"each source of data={data.name} has its own: data.sources=[{{{key}: ...}}]"
+            yield f"data.{key}={getattr(data, key)} is not read, {each}"
     yield from _mix(data.sources)
 
 

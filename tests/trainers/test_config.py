@@ -255,6 +255,15 @@ def test_what_is_refused_and_in_which_words(word, answer):
     assert answer in found[0]
 
 
+def test_what_each_source_of_a_mix_has_for_itself():
+    """It was taken and not read, and then the error about the column named the same key again."""
+    words = ["data.text_column=body", "data.split=test"]
+    assert problems("data=mix", "data.sources=[{path: a, split: x}]", *words) == [
+        f"{word} is not read, each source of data=mix has its own: data.sources=[{{{key}: ...}}]"
+        for word, key in zip(words, ("text_column", "split"), strict=True)
+    ]
+
+
 @pytest.mark.parametrize(
     ("size", "micro", "world_size", "near"),
     [

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +107,14 @@ def joined(read: Read, number: int, trouble: Trouble) -> Iterator[Piece]:
         held = text, count == number
     if held is not None:
         yield held[0], True
+
+
+def no_column(column: str, names: Iterable[str]) -> str:
+    """What to say of records that have other columns than the one that was asked for."""
+    found = list(names)
+    shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+    key = "data.text_column, or data.sources[].text_column of a mix"
+    return f"no column '{column}' ({key}), there is {shown or 'none at all'}"
 
 
 def check_text(text: object, file: Path | str, where: str, trouble: Trouble) -> str | None:

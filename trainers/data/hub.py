@@ -14,7 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainers.data.documents import Part, Piece, Read, Source, Trouble, check_text, cut, joined
+from trainers.data.documents import (
+    Part,
+    Piece,
+    Read,
+    Source,
+    Trouble,
+    check_text,
+    cut,
+    joined,
+    no_column,
+)
 from trainers.data.files import digest_files
 from trainers.errors import DataError, DataInterruptedError
 
@@ -83,10 +93,7 @@ def _parts(dataset: HubDataset, join_records: int) -> list[Part]:
     opened = dataset.open()
     names = opened.column_names
     if names is not None and dataset.column not in names:
-        raise DataError(
-            f"data.hub={dataset.name}: no column '{dataset.column}' (data.text_column), there is "
-            f"{', '.join(names)}"
-        )
+        raise DataError(f"data.hub={dataset.name}: {no_column(dataset.column, names)}")
     count = opened.num_shards
     name = f"{dataset.name}, file {{}} of {count}"
     reads: list[Read] = [partial(_read, dataset, n, count) for n in range(count)]
@@ -110,8 +117,7 @@ def _read(dataset: HubDataset, index: int, count: int, trouble: Trouble) -> Iter
             return
         number += 1
         if dataset.column not in row:
-            what = f"no column '{dataset.column}' (data.text_column)"
-            trouble.add(where, f"record {number}", what)
+            trouble.add(where, f"record {number}", no_column(dataset.column, row))
         elif text := check_text(row[dataset.column], where, f"record {number}", trouble):
             yield from cut(text)
 

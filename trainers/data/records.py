@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainers.data.documents import Piece, Trouble, check_text, cut
+from trainers.data.documents import Piece, Trouble, check_text, cut, no_column
 from trainers.data.files import DAMAGED, open_bytes
 from trainers.errors import DataError
 
@@ -32,7 +32,7 @@ def read_jsonl(file: Path, column: str, trouble: Trouble) -> Iterator[Piece]:
             if not isinstance(record, dict):
                 trouble.add(file, where, f"not an object but {type(record).__name__}")
             elif column not in record:
-                trouble.add(file, where, _no_column(column, list(record)))
+                trouble.add(file, where, no_column(column, record))
             elif text := check_text(record[column], file, where, trouble):
                 yield from cut(text)
 
@@ -45,11 +45,6 @@ def _decoded(raw: bytes, of: str, file: Path, where: str, trouble: Trouble) -> s
         byte = f"0x{raw[error.start]:02x}"
         trouble.add(file, where, f"{byte} at byte {error.start} of the {of} is not UTF-8")
     return raw.decode("utf-8", "replace") if trouble.on_bad_text == "replace" else None
-
-
-def _no_column(column: str, names: list[str]) -> str:
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"no column '{column}' (data.text_column), there is {shown or 'none at all'}"
 
 
 def _lines(file: Path, trouble: Trouble) -> Iterator[tuple[int, bytes]]:
@@ -79,7 +74,7 @@ def read_parquet(file: Path, column: str, trouble: Trouble) -> Iterator[Piece]:
         with open(file, "rb") as stream, pyarrow.parquet.ParquetFile(stream) as table:
             names = table.schema_arrow.names
             if column not in names:
-                trouble.add(file, "its schema", _no_column(column, names))
+                trouble.add(file, "its schema", no_column(column, names))
                 return
             for batch in table.iter_batches(_ROWS_AT_ONCE, columns=[column]):
                 for value in batch.column(0):

@@ -70,7 +70,7 @@ BAD = {
     b'{"text": "cut': "broken JSON",
     b"[" * 100_000: "broken JSON",
     b'["text"]': "not an object but list",
-    b'{"body": "words"}': "no column 'text' (data.text_column), there is body",
+    b'{"body": "words"}': "data.sources[].text_column of a mix), there is body",
     b"{}": "there is none at all",
     b'{"text": null}': "the text is null",
     b'{"text": ["words"]}': "the text is list, not a string",
