@@ -14,7 +14,6 @@ from tests.docs.stand_ins import make_files, make_model
 from trainers.compose import compose
 from trainers.finetuning.settings import compose_finetune
 from trainers.flags import FLAGS
-from trainers.prepare import long_words
 from trainers.sweep import read_sweep
 
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
@@ -89,7 +88,7 @@ READ: dict[str, Callable[[list[str]], object]] = {
     "came-train": compose,
     "came-check": lambda words: compose(words, needs_text=False),
     "came-plan": lambda words: compose(words, planned=True),
-    "came-prepare": lambda words: compose(long_words(words), 1),
+    "came-prepare": lambda words: compose(words, 1),
     "came-finetune": compose_finetune,
 }
 

@@ -26,15 +26,13 @@ came-prepare key=value ...     reads text, trains or takes a tokenizer, and writ
 
 The words are those of came-train (came-train --help lists them all): the objective decides what is
 prepared, and came-train with the same words finds it. tokenizer=FILE_OR_FOLDER is short for
-data.tokenizer=..., tokenizer=wordpiece, bpe or unigram for data.tokenizer_model=...
+data.tokenizer=..., tokenizer=wordpiece, bpe or unigram for data.tokenizer_model=..., there too.
 
 The same command started again goes on where it was stopped or killed. Several processes work on it
 (data.workers), and the result does not depend on how many.
 
 --json prints what was prepared as one line of JSON; --traceback shows where errors arise.
 Exit codes: 0 done, 2 configuration, 3 data, 6 storage, 8 memory."""
-
-_MODELS = ("wordpiece", "bpe", "unigram")
 
 
 def main() -> None:
@@ -46,25 +44,11 @@ def main() -> None:
         if line.help:
             print(HELP)
         else:
-            _prepare(long_words(line.overrides), as_json)
+            _prepare(line.overrides, as_json)
         code = 0
     except (Exception, KeyboardInterrupt) as error:
         code = report(error, None, verbose=line.traceback)
     sys.exit(code)
-
-
-def long_words(words: Sequence[str]) -> list[str]:
-    """The words with `tokenizer=...` as the keys that it is short for."""
-    found = []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key != "tokenizer":
-            found.append(word)
-        elif value in _MODELS:
-            found += ["data.tokenizer=null", f"data.tokenizer_model={value}"]
-        else:
-            found.append(f"data.tokenizer={value}")
-    return found
 
 
 def _prepare(words: Sequence[str], as_json: bool) -> None:

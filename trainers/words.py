@@ -22,7 +22,7 @@ def split(
     """Choices of files, and values by `known` keys; words that are neither go to `problems`."""
     sections = {leaf.partition(".")[0] for leaf in known if "." in leaf}
     names, values = {}, {}
-    for word in words:
+    for word in long_words(words) if "data.tokenizer" in known else words:
         key, equals, text = word.partition("=")
         key = key.lstrip("+").strip()  # `+key=` and `++key=` are habits from other Hydra programs
         if key.startswith("-"):
@@ -44,6 +44,20 @@ def split(
     return found, {key: value for key, value in values.items() if value is not _BAD}
 
 
+def long_words(words: Sequence[str]) -> list[str]:
+    """The words with `tokenizer=...` as the keys that it is short for."""
+    found = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key.lstrip("+") != "tokenizer" or not equals:
+            found.append(word)
+        elif value in _MODELS:
+            found += ["data.tokenizer=null", f"data.tokenizer_model={value}"]
+        else:
+            found.append(f"data.tokenizer={value}")
+    return found
+
+
 def _meant(key: str, known: Sequence[str]) -> str:
     """What to type instead of a key: the nearest one, or those that there are where it stands."""
     if hint := nearest(key, known):
@@ -55,6 +69,7 @@ def _meant(key: str, known: Sequence[str]) -> str:
     return f"; there is {', '.join(dict.fromkeys(name.partition('.')[0] for name in known))}"
 
 
+_MODELS = ("wordpiece", "bpe", "unigram")  # of which data.tokenizer_model is one
 _BAD = object()  # stands for a value with a problem: None is a value
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.trainers.data.corpus import write_text
 from trainers import prepare
-from trainers.prepare import long_words
+from trainers.compose import compose
+from trainers.words import long_words
 
 
 def run(monkeypatch, capfd, *words):
@@ -24,7 +25,11 @@ def test_the_short_word_for_a_tokenizer():
     assert long_words(["tokenizer=bpe", "a=b"]) == [
         "data.tokenizer=null", "data.tokenizer_model=bpe", "a=b",
     ]  # fmt: skip
+    assert long_words(["tokenizer"]) == ["tokenizer"]
     assert long_words(["tokenizer=my/vocab.txt"]) == ["data.tokenizer=my/vocab.txt"]
+    # The words of came-prepare are said to find what it has prepared: came-train did not know this.
+    data = compose(["tokenizer=bert/vocab.txt"], 2).data
+    assert (data.tokenizer, data.tokenizer_model) == ("bert/vocab.txt", "wordpiece")
 
 
 def test_it_tells_what_it_has_prepared(tmp_path, monkeypatch, capfd):
