@@ -33,7 +33,7 @@ FLOORS = [
         *("trainers.config", "trainers.deepspeed_keys", "trainers.schedules", "trainers.phases"),
         "trainers.limits",
     ],
-    ["trainers.flops"],
+    ["trainers.flops", "trainers.span_lengths"],
     ["trainers.objective_keys", "trainers.folder_shape", "trainers.failures", "trainers.flags"],
     ["trainers.validate", "trainers.words"],
     ["trainers.compose", "trainers.fidelity"],

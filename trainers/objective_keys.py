@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from trainers.config import Config, ObjectiveConfig
+from trainers.errors import ConfigError
+from trainers.limits import LIMITS, out_of_limits
+from trainers.span_lengths import NUM_SENTINELS, span_lengths
 
 _OF_ALL = {"name", "sequence_length"}
 KEYS = {
@@ -15,6 +18,7 @@ KEYS = {
     "causal_lm": {"document_mask"},
     "span_corruption": {"noise_fraction", "mean_span"},
 }
+_OF_SPANS = ("sequence_length", "noise_fraction", "mean_span")
 FAMILIES = {"masked_lm": ("bert",), "causal_lm": ("gpt2", "llama"), "span_corruption": ("t5",)}
 
 
@@ -54,9 +58,26 @@ def problems_of_objective(config: Config) -> Iterator[str]:
             f"objective.sequence_length={length} tokens, and would mask less than that fraction: "
             f"max_predictions={asked} or more"
         )
+    if objective.name == "span_corruption":
+        yield from _wrong_spans(config)
 
 
 def _asked(objective: ObjectiveConfig) -> int:
     """Masked tokens of a full sequence: [CLS] and one or two [SEP] are never masked."""
     special = 3 if objective.next_sentence else 2
     return round((objective.mask_fraction or 0) * (objective.sequence_length - special))
+
+
+def _wrong_spans(config: Config) -> Iterator[str]:
+    """Spans that have no room, or are more than the sentinels of a vocabulary trained here."""
+    objective = config.objective
+    limits = {f"objective.{key}": LIMITS[f"objective.{key}"] for key in _OF_SPANS}
+    noise, mean = objective.noise_fraction, objective.mean_span
+    if noise is None or mean is None or any(out_of_limits(config, limits)):
+        return  # which is told already
+    try:
+        lengths = span_lengths(objective.sequence_length, noise, mean)
+        if not config.data.tokenizer:
+            lengths.fit_into(NUM_SENTINELS)
+    except ConfigError as error:
+        yield str(error)

@@ -26,3 +26,16 @@ def test_a_limit_that_would_mask_less_than_the_fraction_is_refused() -> None:
 def test_a_key_that_an_objective_needs_is_missed() -> None:
     found = problems(compose([], 2), max_predictions=None)
     assert found == ["objective.max_predictions is null: masked_lm needs a value"]
+
+
+def test_spans_that_cannot_be_are_refused_before_any_text_is_read() -> None:
+    """Both passed, and were told after the data had been prepared, which takes hours."""
+    t5 = compose(["experiment=quickstart_t5"], 2)
+    (found,) = problems(t5, sequence_length=2048)
+    assert "has 114 spans, and the vocabulary 100 sentinels" in found
+    (found,) = problems(t5, noise_fraction=0.9, mean_span=1.0)
+    assert "leave no text between the spans" in found
+    (found,) = problems(t5, noise_fraction=1.0)
+    assert "objective.noise_fraction must be between 0 and 1" in found
+    given = dataclasses.replace(t5, data=dataclasses.replace(t5.data, tokenizer="spiece.model"))
+    assert problems(given, sequence_length=2048) == []  # another may have more sentinels

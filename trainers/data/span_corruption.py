@@ -12,11 +12,12 @@ from trainers.config import ObjectiveConfig
 from trainers.data.batches import Ints
 from trainers.data.epochs import Epochs
 from trainers.data.random_access import Purpose, hash64
-from trainers.data.spans import corrupt, draw_spans, respect_borders, span_lengths
+from trainers.data.spans import corrupt, draw_spans, respect_borders
 from trainers.data.store import Store
 from trainers.data.stream import DocumentStream
 from trainers.data.tokenizer import SpecialIds
-from trainers.errors import ConfigError, DataError
+from trainers.errors import DataError
+from trainers.span_lengths import span_lengths
 
 
 class SpanCorruptionBatches:
@@ -35,12 +36,7 @@ class SpanCorruptionBatches:
         self.lengths = span_lengths(length, objective.noise_fraction, objective.mean_span)
         self._stream, self._seed = DocumentStream(store, special.eos), seed
         self._eos, self._sentinels = special.eos, np.array(special.sentinels)
-        if self.lengths.spans > len(special.sentinels):
-            raise ConfigError(
-                f"objective.sequence_length={length} has {self.lengths.spans} spans, and the "
-                f"vocabulary {len(special.sentinels)} sentinels: shorten it, or raise "
-                "objective.mean_span"
-            )
+        self.lengths.fit_into(len(special.sentinels))
         self.num_samples = self._stream.num_tokens // self.lengths.text
         if self.num_samples == 0:
             raise DataError(

@@ -9,60 +9,15 @@ Raffel et al. 2020, section 3.1.4; the lengths and the draw are those of `random
 t5/data/preprocessors.py). All samples have the same lengths, so that nothing is padded.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainers.data.random_access import Part, Purpose, hash64
-from trainers.errors import ConfigError
+from trainers.span_lengths import SpanLengths
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class SpanLengths:
-    """Tokens of one sample: of its text, in its noise spans, and as the model reads and writes it.
-
-    `inputs` and `targets` hold a sentinel for each span and one eos at the end.
-    """
-
-    text: int
-    noise: int
-    spans: int
-
-    @property
-    def inputs(self) -> int:
-        return self.text - self.noise + self.spans + 1
-
-    @property
-    def targets(self) -> int:
-        return self.noise + self.spans + 1
-
-
-def span_lengths(inputs: int, noise_fraction: float, mean_span: float) -> SpanLengths:
-    """The lengths with which the corrupted text fills `inputs` tokens exactly.
-
-    512 tokens, 15 % and spans of 3 make 568 tokens of text and 114 of targets, as published.
-    Raises ConfigError where a text of that length has no room for the spans.
-    """
-    # A token more of text makes one token more of inputs, or none: so no length is jumped over.
-    text = max(2, inputs - 2)
-    while _lengths(text + 1, noise_fraction, mean_span).inputs <= inputs:
-        text += 1
-    found = _lengths(text, noise_fraction, mean_span)
-    if found.inputs != inputs or found.spans > found.text - found.noise:
-        raise ConfigError(
-            f"objective.noise_fraction={noise_fraction} and objective.mean_span={mean_span} leave "
-            f"no text between the spans of {inputs} tokens: lower the one or raise the other"
-        )
-    return found
-
-
-def _lengths(text: int, noise_fraction: float, mean_span: float) -> SpanLengths:
-    noise = min(max(round(text * noise_fraction), 1), text - 1)
-    return SpanLengths(text, noise, max(round(noise / mean_span), 1))
 
 
 def draw_spans(key: Part, lengths: SpanLengths) -> tuple[Ints, Ints]:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from trainers.data.sentencepiece import read_sentencepiece
 from trainers.errors import ConfigError, DataError
+from trainers.span_lengths import NUM_SENTINELS
 
 # How the families spell the special tokens: of the spellings in a vocabulary the first one counts.
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -23,7 +24,6 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
 }
 _SPECIAL = re.compile(r"\[.+\]")
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
-_NUM_SENTINELS = 100  # T5 adds them to its SentencePiece model, which does not hold them
 
 # What a folder may hold, in this order, and the pairs of files that are one vocabulary.
 _FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "encoder.json")
@@ -128,7 +128,8 @@ def load_tokenizer(path: str, lowercase: bool) -> Tokenizer:
     elif file.suffix == ".model":
         tokenizer = read_sentencepiece(file)
         if isinstance(tokenizer.model, models.Unigram) and not special_ids(tokenizer).sentinels:
-            names = [f"<extra_id_{n}>" for n in reversed(range(_NUM_SENTINELS))]
+            # T5 adds them to its SentencePiece model, which does not hold them.
+            names = [f"<extra_id_{n}>" for n in reversed(range(NUM_SENTINELS))]
             tokenizer.add_special_tokens(names)
     else:
         tokenizer = _from_json(file)

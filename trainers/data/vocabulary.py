@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 
 from trainers.data.tokenizer import bert_tokenizer, byte_level_tokenizer, know_special_tokens
+from trainers.span_lengths import NUM_SENTINELS
 
 # Given anew each time it is asked, so that a training can read the text more than once.
 Texts = Callable[[], Iterable[str]]
@@ -21,7 +22,6 @@ Texts = Callable[[], Iterable[str]]
 BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 END_OF_TEXT = "<|endoftext|>"
 T5_TOKENS = ("<pad>", "</s>", "<unk>")
-NUM_SENTINELS = 100
 
 # The roles of the special tokens that a vocabulary has when it is trained here.
 TRAINED_ROLES = {

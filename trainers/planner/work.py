@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trainers.config import Config, ObjectiveConfig
-from trainers.data.spans import span_lengths
 from trainers.flops import peak_flops, training_flops
 from trainers.phases import phase_configs, plan
+from trainers.span_lengths import span_lengths
 
 _SPECIAL = 3  # [CLS] and two [SEP], which are not masked
 

@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 
 from trainers.data.random_access import hash64
-from trainers.data.spans import (
-    SpanLengths,
-    corrupt,
-    draw_spans,
-    respect_borders,
-    span_lengths,
-)
+from trainers.data.spans import corrupt, draw_spans, respect_borders
 from trainers.errors import ConfigError
+from trainers.span_lengths import SpanLengths, span_lengths
 
 LENGTHS = span_lengths(512, 0.15, 3.0)
 EOS = 1
@@ -64,6 +59,8 @@ def test_every_length_is_filled_exactly(noise_fraction, mean_span):
 def test_spans_without_text_between_them_are_refused():
     with pytest.raises(ConfigError, match="noise_fraction=0.8 and objective.mean_span=1.0"):
         span_lengths(64, 0.8, 1.0)
+    with pytest.raises(ConfigError, match="leave no text"):
+        span_lengths(512, 1 - 1e-12, 3.0)  # found at once, not a token at a time
 
 
 def test_the_published_statistics():

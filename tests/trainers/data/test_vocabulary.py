@@ -2,7 +2,8 @@ import pytest
 
 from tests.trainers.data.corpus import WORDS
 from trainers.data.tokenizer import fingerprint, special_ids
-from trainers.data.vocabulary import NUM_SENTINELS, TRAINED_ROLES, train_tokenizer
+from trainers.data.vocabulary import TRAINED_ROLES, train_tokenizer
+from trainers.span_lengths import NUM_SENTINELS
 
 LINES = [f"The {a} {b} is Here.\n" for a in WORDS for b in WORDS]
 
