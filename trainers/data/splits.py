@@ -59,13 +59,17 @@ def open_phases(config: Config) -> tuple[Splits, ...]:
     Raises:
         DataError: the text is missing, malformed, or has fewer samples than one global batch.
     """
-    shortest = shortest_length(config)
-    return tuple(open_splits(inside, shortest) for inside in phase_configs(config))
+    # What is prepared is the same for each: to look for it is to hash all files of the text.
+    prepared = prepare(config.data, needs_of(config.objective, shortest_length(config)))
+    return tuple(_phase(inside, prepared) for inside in phase_configs(config))
 
 
 def open_splits(config: Config, shortest: int | None = None) -> Splits:
     """The prepared data of one phase; sentences are cut to fit sequences of `shortest` tokens."""
-    prepared = prepare(config.data, needs_of(config.objective, shortest))
+    return _phase(config, prepare(config.data, needs_of(config.objective, shortest)))
+
+
+def _phase(config: Config, prepared: Prepared) -> Splits:
     train = _batches(config, prepared, "train", config.run.seed)
     heldout = _batches(config, prepared, "heldout", HELDOUT_SEED)
     if train.num_samples < config.batch.global_size:
