@@ -42,6 +42,14 @@ def problems_of_objective(config: Config) -> Iterator[str]:
             "objective.packing=true needs objective.next_sentence=false: the second text of a pair "
             "is drawn anew in each epoch, and rows are planned for lengths that stay"
         )
+    yield from _wrong_predictions(config)
+    if objective.name == "span_corruption":
+        yield from _wrong_spans(config)
+
+
+def _wrong_predictions(config: Config) -> Iterator[str]:
+    """A limit of masked tokens above the length, or below what the fraction asks."""
+    objective = config.objective
     predictions, length = objective.max_predictions, objective.sequence_length
     # Lengths and fractions that are wrong are told elsewhere, once.
     is_sound = length <= (config.model.max_positions or length)
@@ -58,8 +66,6 @@ def problems_of_objective(config: Config) -> Iterator[str]:
             f"objective.sequence_length={length} tokens, and would mask less than that fraction: "
             f"max_predictions={asked} or more"
         )
-    if objective.name == "span_corruption":
-        yield from _wrong_spans(config)
 
 
 def _asked(objective: ObjectiveConfig) -> int:
