@@ -10,6 +10,7 @@ stronger than the plan's; only the learning rate, the seed and the folder stay i
 """
 
 import argparse
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.table:
             print(tables(plan, read_results(plan, out)))
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the runs are to save
     try:
         done = drive(plan, out, options.minutes)
     except KeyboardInterrupt:

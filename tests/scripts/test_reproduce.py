@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import os
+import signal
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -100,6 +103,27 @@ def test_words_given_are_stronger_than_the_plan_but_for_what_is_compared(words, 
     assert reproduce.main([*words, "optimizer.lr=7"]) == 0
     config = compose(drive.words_of(seen[0], Run("gpt2", "came", 0, 1), Path("runs/x")), 1)
     assert (config.train.steps, config.optimizer.lr, config.run.seed) == (20, 3e-4, 1)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_so_that_the_runs_can_save(signum, monkeypatch, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    saved = []
+
+    def drive_until_stopped(plan: Plan, out: Path, minutes: float) -> bool:
+        try:
+            os.kill(os.getpid(), signum)
+            time.sleep(10)
+            return True
+        finally:
+            saved.append(out)
+
+    monkeypatch.setattr(reproduce, "drive", drive_until_stopped)
+    try:
+        assert reproduce.main(["cpu", "--out", str(tmp_path)]) == 75
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert saved == [tmp_path]
 
 
 def test_a_plan_says_what_it_does_not_know(tmp_path):
