@@ -40,7 +40,8 @@ def _run(options: argparse.Namespace) -> int:
         if options.table:
             print(tables(plan, read_results(plan, out)))
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the runs are to save
+    for signum in (signal.SIGINT, signal.SIGTERM):  # also in the background: the runs are to save
+        signal.signal(signum, signal.default_int_handler)
     try:
         done = drive(plan, out, options.minutes)
     except KeyboardInterrupt:

@@ -50,6 +50,11 @@ def evaluate(words: Sequence[str]) -> dict[str, float]:
         changes = {"data.name": "text", "data.tokenizer": tokenizer, "eval.samples": ALL}
         changes |= {"data.packages": [], "data.sources": [], "data.hub": None}
     config = read_settings(place, changes, words)
+    if place.commit is None and "data.path" not in given and config.data.name in ("text", "mix"):
+        raise ConfigError(
+            f"{place.folder} was exported, which does not tell where its text lies: give one with "
+            "data.path=..., or name the run folder"
+        )
     own = "data.path" not in given
     data = open_splits(config, read_shortest(place)) if own else open_whole(config)
     if data.tokenizer.get_vocab() != read_tokenizer(place).get_vocab():

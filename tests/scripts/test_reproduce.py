@@ -107,7 +107,8 @@ def test_words_given_are_stronger_than_the_plan_but_for_what_is_compared(words, 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_so_that_the_runs_can_save(signum, monkeypatch, tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in the background
     saved = []
 
     def drive_until_stopped(plan: Plan, out: Path, minutes: float) -> bool:
@@ -122,7 +123,8 @@ def test_a_signal_stops_it_so_that_the_runs_can_save(signum, monkeypatch, tmp_pa
     try:
         assert reproduce.main(["cpu", "--out", str(tmp_path)]) == 75
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert saved == [tmp_path]
 
 

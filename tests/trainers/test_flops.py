@@ -16,7 +16,7 @@ from trainers.objectives.span_corruption import SpanCorruption
 
 
 def bert(*words: str) -> Config:
-    return compose([*words, "objective.sequence_length=128"], 1)
+    return compose([*words, "objective.sequence_length=128", "objective.max_predictions=20"], 1)
 
 
 def test_bert_large_at_length_128_with_a_head_at_masked_positions() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainers.run.test_loop import corpus, losses, train  # noqa: F401  corpus is a fixture
+from trainers.errors import ConfigError
 from trainers.export import export
 from trainers.judge import evaluate
 
@@ -43,11 +44,22 @@ def test_losses_do_not_depend_on_how_it_is_sharded(runs: Path) -> None:
 
 
 def test_a_finished_run_is_judged_as_it_was(runs: Path, tmp_path: Path) -> None:
-    """From a checkpoint of two ranks, and from what was exported of it."""
-    wanted = metrics(runs / "zero3")
+    """From a checkpoint of two ranks; what was exported of it knows no place of the text."""
+    assert evaluate([f"run.dir={runs / 'zero3'}"]) == pytest.approx(metrics(runs / "zero3"), 1e-5)
     export(runs / "zero3", tmp_path / "exported")
-    for place in (runs / "zero3", tmp_path / "exported"):
-        assert evaluate([f"run.dir={place}"]) == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(ConfigError, match="exported, which does not tell where its text lies"):
+        evaluate([f"run.dir={tmp_path / 'exported'}"])
+
+
+def test_what_is_exported_is_judged_as_the_run(runs: Path, tmp_path: Path) -> None:
+    export(runs / "zero3", tmp_path / "exported")
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"The old house of the river {n}." for n in "abcdefgh" * 9))
+    found = [
+        evaluate([f"run.dir={place}", f"data.path={text}"])
+        for place in (runs / "zero3", tmp_path / "exported")
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
 
 
 def test_it_is_judged_by_any_text(runs: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_the_same_run_has_no_differences() -> None:
         "run.seed=5",
         "batch.global_size=128",
         "objective.sequence_length=32",
-        "objective.mask_fraction=0.3",
+        "objective.mask_fraction=0.1",
         "train.gradient_clipping=1.0",
         "batch.ramp_from=32 batch.ramp_fraction=0.1",
         "train.phases=[{share:0.5},{share:0.5,sequence_length:32}]",

@@ -25,7 +25,7 @@ __all__ = ["nobody_is_left"]  # of each test here
 
 TINY = (
     *("data=text", "data.vocab_size=300", "objective.sequence_length=48"),
-    *("objective.max_predictions=8", "model.layers=2", "model.hidden=32", "model.heads=2"),
+    *("objective.max_predictions=9", "model.layers=2", "model.hidden=32", "model.heads=2"),
     *("model.intermediate=64", "model.max_positions=64", "model.dropout=0.0"),
     *("batch.global_size=24", "train.log_every=1", "eval.samples=40", "runtime.threads=1"),
 )
