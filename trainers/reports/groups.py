@@ -132,7 +132,9 @@ _WORDS = {
 
 def _words(key: str, value: Any) -> str:
     """A setting in few words: the name alone of what is switched on."""
-    return _short(key) if value is True else f"{_short(key)} {value}"
+    if isinstance(value, bool):
+        return _short(key) if value else f"no {_short(key)}"
+    return f"{_short(key)} {value}"
 
 
 def _short(key: str) -> str:

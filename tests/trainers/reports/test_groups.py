@@ -44,6 +44,13 @@ def test_labels_tell_what_differs_and_no_more(tmp_path: Path) -> None:
     assert [group.place for group in section.groups] == [0, 1, 0]
 
 
+def test_a_label_tells_what_is_on_and_what_is_off(tmp_path: Path) -> None:
+    key = "optimizer__bias_correction"
+    (section,) = sort_runs(runs_of(tmp_path, {key: False}, {key: True}))
+    found = [group.label for group in section.groups]
+    assert found == ["CAME, no bias correction", "CAME, bias correction"]
+
+
 def test_another_question_is_another_section(tmp_path: Path) -> None:
     gpt2 = {"experiment": "quickstart_gpt2", "task": "lm"}
     runs = runs_of(tmp_path, {}, gpt2, {"eval__samples": 64}, {"optimizer": "sm3"})
