@@ -15,7 +15,7 @@ from trainers.reports.groups import Group, Section
 from trainers.reports.paper import PAPER_NAMES, Figure
 from trainers.reports.series import GUESSED, Series
 from trainers.reports.spread import Band, last
-from trainers.reports.style import MARKERS, OPTIMIZERS, Theme, rc
+from trainers.reports.style import FURTHER_MARKERS, MARKERS, OPTIMIZERS, Theme, rc
 
 SIZE = (4.8, 3.4)  # inches: wide enough for a column of a page, and legible on a telephone
 _COMMONEST = "eval/commonest_token_accuracy"
@@ -78,7 +78,9 @@ def marker_of(group: Group) -> str:
     """The optimizer's marker, another for each further group of it."""
     kinds = list(OPTIMIZERS)
     first = kinds.index(group.optimizer) if group.optimizer in kinds else 0
-    return MARKERS[(first + group.place) % len(MARKERS)]
+    if not group.place:
+        return MARKERS[first]
+    return FURTHER_MARKERS[(first + group.place - 1) % len(FURTHER_MARKERS)]
 
 
 def _ours(section: Section, metric: str, theme: Theme, as_fraction: bool) -> Iterator[Line]:

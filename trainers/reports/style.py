@@ -14,6 +14,7 @@ OPTIMIZERS = {
     "sm3": "SM3",
 }
 MARKERS = "osD^v"  # in their order
+FURTHER_MARKERS = "PX*hp"  # of their further groups
 
 
 @dataclass(frozen=True)
