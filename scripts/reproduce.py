@@ -2,6 +2,7 @@
 
     python -m scripts.reproduce cpu                  hours on two cores; the same words go on
     python -m scripts.reproduce gpu --minutes 9      for nine minutes, then saves and leaves
+    python -m scripts.reproduce cpu --task gpt2      that alone, or several: --task again
     python -m scripts.reproduce cpu --keep docs/reproduction/cpu     metrics and settings alone
     python -m scripts.reproduce cpu --table --out docs/reproduction/cpu
 
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from scripts.reproduction.drive import drive, read_results
 from scripts.reproduction.keep import keep
-from scripts.reproduction.plan import PLANS, read_plan
+from scripts.reproduction.plan import PLANS, chosen, read_plan
 from scripts.reproduction.tables import tables
 
 
@@ -32,7 +33,12 @@ def main(words: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     plan = read_plan(PLANS / f"{options.plan}.yaml")
-    plan = replace(plan, overrides=tuple(options.overrides), jobs=options.jobs or plan.jobs)
+    plan = replace(
+        plan,
+        overrides=tuple(options.overrides),
+        jobs=options.jobs or plan.jobs,
+        tasks=chosen(plan.tasks, options.task),
+    )
     out = options.out or Path("runs/reproduce") / options.plan
     if options.table or options.keep:
         if options.keep:
@@ -58,6 +64,7 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     plans = sorted(path.stem for path in PLANS.glob("*.yaml"))
     parser.add_argument("plan", choices=plans)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--task", action="append", help="of the plan, this alone; several times")
     parser.add_argument("--out", type=Path, help="runs/reproduce/<plan>")
     parser.add_argument("--jobs", type=int, help="runs at a time, in place of the plan's")
     parser.add_argument("--minutes", type=float, default=0.0, help="then stop; 0 = never")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,16 @@ def read_plan(path: Path) -> Plan:
         **{**told, "words": tuple(told["words"])},
         tasks=tuple(_task(name, task, known, path) for name, task in tasks.items()),
     )
+
+
+def chosen(tasks: tuple[Task, ...], names: Sequence[str] | None) -> tuple[Task, ...]:
+    """Those of `tasks` that are named, all for None. Raises ValueError for a name that is none."""
+    if names is None:
+        return tasks
+    known = [task.name for task in tasks]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"--task {' '.join(unknown)}: the plan has {', '.join(known)}")
+    return tuple(task for task in tasks if task.name in names)
 
 
 def _task(name: str, told: dict[str, Any], known: dict[str, Any], path: Path) -> Task:

@@ -105,6 +105,15 @@ def test_words_given_are_stronger_than_the_plan_but_for_what_is_compared(words, 
     assert (config.train.steps, config.optimizer.lr, config.run.seed) == (20, 3e-4, 1)
 
 
+def test_tasks_that_are_named_are_run_alone_and_in_the_order_of_the_plan(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(reproduce, "drive", lambda plan, out, minutes: seen.append(plan) or True)
+    assert reproduce.main(["cpu", "--task", "t5", "--task", "gpt2"]) == 0
+    assert [task.name for task in seen[0].tasks] == ["gpt2", "t5"]
+    assert reproduce.main(["cpu", "--task", "gpt3"]) == 1
+    assert "--task gpt3: the plan has bert_small_batch, gpt2, t5" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_so_that_the_runs_can_save(signum, monkeypatch, tmp_path):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
