@@ -3,10 +3,11 @@
     python -m scripts.compare_finetuning model=bert/ task=sst2 data=SST-2/train.tsv,SST-2/dev.tsv
 
 Words are those of came-finetune; weights, optimizer, learning rate and folder are not to be given.
-A tenth of the training file, at most 1,000 samples, is held back, and each of the four learns the
-rest with one seed at three learning rates, a factor of 3 apart, and at one more while the best is
-at the edge; by the mean of the task's metrics there the rate is chosen. With it the seeds (seeds=,
-3) are run and judged on the dev file, which no choice has seen. Started again it goes on.
+A tenth of the training file, at most 500 rows of GLUE or a tenth of SQuAD's articles, is held back,
+and of the rest goes what shares a text with it.  Each of the four learns with one seed at three
+learning rates, a factor of 3 apart, and at one more while the best is at the edge, up to six; by
+the mean of the task's metrics on what is held back the rate is chosen.  With it the seeds (seeds=,
+3) are run and judged on the dev file, which no choice has seen.  Started again it goes on.
 
 <out>/train, <out>/held_back                         the training file in two
 <out>/rates/<weights>_<optimizer>_<lr>/results.json  the choice
@@ -15,10 +16,10 @@ at the edge; by the mean of the task's metrics there the rate is chosen. With it
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -26,11 +27,15 @@ from typing import Any
 
 from scripts.reproduction.order import best_rate, missing_rates
 from scripts.reproduction.plan import Contestant, Plan, Task
-from trainers.errors import NonFiniteError
+from trainers.errors import NonFiniteError, RunError
+from trainers.finetuning.questions import read_questions
 from trainers.finetuning.results import read_results, table
+from trainers.finetuning.tables import read_table
+from trainers.finetuning.tasks import GLUE
+from trainers.finetuning.tasks import Task as GlueTask
 
 FINETUNE = (sys.executable, "-m", "trainers.finetune")
-HELD_BACK = 1000  # samples, at most, and a tenth of them
+HELD_BACK = 500  # rows, at most, and a tenth of them
 
 CHOICE = Task("", "", "max:mean", (), ())
 PLAN = Plan(jobs=1, seeds=1, factor=3.0, max_rates=6, words=(), tasks=(CHOICE,))
@@ -55,77 +60,101 @@ class Comparison:
 
 def main(words: list[str] | None = None) -> int:
     options = _parse(words)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the fine-tuning too
     try:
         comparison = prepare(options.words, options.out)
-        with ThreadPoolExecutor(options.jobs) as pool:  # each waits for processes
-            rates = list(pool.map(lambda c: compare(comparison, c), CONTESTANTS))
-    except (OSError, RuntimeError, ValueError) as error:
+        chosen = [compare(comparison, contestant) for contestant in CONTESTANTS]
+        print(table([read_results(comparison.out / c.name) for c in CONTESTANTS]), end="")
+    except (OSError, RuntimeError, ValueError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table([read_results(comparison.out / c.name) for c in CONTESTANTS]), end="")
-    for contestant, tried in zip(CONTESTANTS, rates, strict=True):
-        shown = (f"{lr:g}: {'diverged' if v is None else f'{v:.2%}'}" for lr, v in tried.items())
-        print(f"{contestant.name}, chosen from  {', '.join(shown)}")
+    print("\n".join(chosen))
     return 0
 
 
 def prepare(words: Sequence[str], out: Path) -> Comparison:
-    """Write the training file in two. Raises ValueError for words that are not to be given."""
+    """Write the training file in two.
+
+    Raises ValueError for words that are not to be given or lack, OSError and DataError for files.
+    """
     given = dict(word.partition("=")[::2] for word in words)
     if taken := [key for key in OURS if key in given]:
         raise ValueError(f"{', '.join(taken)}: this script sets that itself (--out for out)")
-    train, comma, dev = given.get("data", "").partition(",")
-    if not comma:
-        raise ValueError("data=TRAIN_FILE,DEV_FILE is needed")
-    if Path(train).suffix not in (".tsv", ".json"):
-        raise ValueError(f"data={train}: a .tsv of GLUE or a .json of SQuAD can be cut in two")
-    learned, held = split(Path(train).read_bytes(), articles=Path(train).suffix == ".json")
+    train, _, dev = map(Path, given.get("data", "").partition(","))
+    if not (train.is_file() and dev.is_file()):
+        raise ValueError(f"data={given.get('data')} must be TRAIN_FILE,DEV_FILE: two files")
+    task = GLUE.get(given.get("task", ""))
+    halves = split_table(train, task) if task else split_articles(train)
     out.mkdir(parents=True, exist_ok=True)
-    halves = [out / f"{name}{Path(train).suffix}" for name in ("train", "held_back")]
-    for path, content in zip(halves, (learned, held), strict=True):
-        path.write_bytes(content)
+    paths = [out / f"{name}{train.suffix}" for name in ("train", "held_back")]
+    for path, content in zip(paths, halves, strict=True):
+        path.write_text(content, encoding="utf-8")
     rest = tuple(word for word in words if not word.startswith("data="))
-    return Comparison(rest, halves[0], halves[1], Path(dev), out)
+    return Comparison(rest, paths[0], paths[1], dev, out)
 
 
-def split(content: bytes, articles: bool = False) -> tuple[bytes, bytes]:
-    """Samples to learn, and samples held back, which lie evenly among them.
+def split_table(file: Path, task: GlueTask) -> tuple[str, str]:
+    """Rows to learn, and rows held back that lie evenly among them, of a task of GLUE.
 
-    They are rows of a table whose first line has names, or whole `articles` of SQuAD's JSON.
+    A row goes whose text stands word for word within one that is held back, or holds one: SST-2's
+    training file has the phrases of its sentences too.  Raises ValueError and DataError.
     """
-    if articles:
-        tree = json.loads(content)
-        at = _evenly(len(tree["data"]))
-        halves = [[a for i, a in enumerate(tree["data"]) if (i in at) == held] for held in (0, 1)]
-        return _json({**tree, "data": halves[0]}), _json({**tree, "data": halves[1]})
-    head, *rows = content.splitlines(keepends=True)
-    at = _evenly(len(rows))
+    lines = [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    texts = [tuple(f" {t} " for t in sample.texts) for sample in read_table(file, task)]
+    head, rows = lines[: len(lines) - len(texts)], lines[len(lines) - len(texts) :]
+    if len(head) > 1:
+        raise ValueError(f"{file} has rows of several lines: give a .tsv, as GLUE publishes them")
+    at = dict.fromkeys(_evenly(len(rows), HELD_BACK))
+    held = [text for i in at for text in texts[i]]
+    together = "\n".join(held)
+
+    def shares(text: str) -> bool:
+        return text in together or any(other in text for other in held)
+
+    learned = [row for i, row in enumerate(rows) if i not in at and not any(map(shares, texts[i]))]
+    if not learned:
+        raise ValueError(f"{file}: every row shares a text with one of those held back")
+    print(f"{len(learned)} rows to learn, {len(at)} held back; the rest shares texts with them")
     return tuple(  # type: ignore[return-value]
-        head + b"".join(row for i, row in enumerate(rows) if (i in at) == held) for held in (0, 1)
+        "".join(f"{line}\n" for line in [*head, *part]) for part in (learned, [rows[i] for i in at])
     )
 
 
-def compare(comparison: Comparison, contestant: Contestant) -> dict[float, float | None]:
-    """Choose the rate, run the seeds; what each rate came to, lowest first, None: diverged.
+def split_articles(file: Path) -> tuple[str, str]:
+    """Articles of SQuAD to learn, and those held back. Raises DataError for what is not SQuAD."""
+    read_questions(file, answerable=False)
+    tree = json.loads(file.read_text(encoding="utf-8-sig"))
+    at = set(_evenly(len(tree["data"]), len(tree["data"])))
+    halves = ([a for i, a in enumerate(tree["data"]) if (i in at) == held] for held in (0, 1))
+    return tuple(json.dumps({**tree, "data": half}) for half in halves)  # type: ignore[return-value]
 
-    Raises RuntimeError when a fine-tuning fails in any way but divergence.
+
+def compare(comparison: Comparison, contestant: Contestant) -> str:
+    """Choose the rate and run the seeds; says what each rate came to.
+
+    Raises RuntimeError when a fine-tuning fails, or diverges at every rate or with some seed.
     """
     tried: dict[int, float | None] = {}
-    while rates := missing_rates(PLAN, CHOICE, dict(sorted(tried.items()))):
+    while rates := missing_rates(PLAN, CHOICE, tried):
         for rate in rates:
             lr = _lr(contestant, rate)
             folder = comparison.out / "rates" / f"{contestant.name}_{lr:g}"
             found = _finetune(comparison, contestant, lr, comparison.held_back, folder, ["seeds=1"])
-            tried[rate] = found and mean(found["seeds"]["0"]["metrics"].values())
-    best = best_rate(CHOICE, tried)
-    folder = comparison.out / contestant.name
-    if best is None or not _finetune(
-        comparison, contestant, _lr(contestant, best), comparison.dev, folder, []
+            tried[rate] = mean(found["seeds"]["0"]["metrics"].values()) if found else None
+        tried = dict(sorted(tried.items()))  # the lowest of equals is the best
+    if (best := best_rate(CHOICE, tried)) is None:
+        raise RuntimeError(f"{contestant.name} diverged at every rate")
+    lr = _lr(contestant, best)
+    if not _finetune(
+        comparison, contestant, lr, comparison.dev, comparison.out / contestant.name, []
     ):
-        raise RuntimeError(
-            f"{contestant.name}: diverged at {'every' if best is None else 'its'} lr"
-        )
-    return {_lr(contestant, rate): tried[rate] for rate in sorted(tried)}
+        raise RuntimeError(f"{contestant.name} diverged with some seed at optimizer.lr={lr:g}")
+    shown = (
+        f"{_lr(contestant, rate):g}: {'diverged' if value is None else f'{value:.2%}'}"
+        for rate, value in tried.items()
+    )
+    edge = " (edge)" if best in (min(tried), max(tried)) else ""
+    return f"{contestant.name}: {lr:g}{edge} of  {', '.join(shown)}"
 
 
 def _finetune(
@@ -158,14 +187,10 @@ def _lr(contestant: Contestant, rate: int) -> float:
     return float(f"{contestant.lr * PLAN.factor**rate:.2g}")
 
 
-def _evenly(count: int) -> set[int]:
-    """Places of what is held back of `count`."""
-    held = max(1, min(HELD_BACK, count // 10))
-    return {i * count // held for i in range(held)}
-
-
-def _json(tree: dict[str, Any]) -> bytes:
-    return json.dumps(tree).encode()
+def _evenly(count: int, most: int) -> list[int]:
+    """Places of what is held back of `count`: a tenth, one at least and `most` at most."""
+    held = max(1, min(most, count // 10))
+    return [i * count // held for i in range(held)]
 
 
 def _parse(words: list[str] | None) -> argparse.Namespace:
@@ -174,7 +199,6 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("words", nargs="+", metavar="key=value", help="for came-finetune")
     parser.add_argument("--out", type=Path, default=Path("runs/compare_finetuning"))
-    parser.add_argument("--jobs", type=int, default=1, help="fine-tunings at a time")
     return parser.parse_intermixed_args(words)
 
 
