@@ -205,7 +205,7 @@ def _label(axes: Axes, lines: Sequence[Line], form: Callable[[float], str]) -> N
 def spread_out(heights: Sequence[float], sizes: Sequence[float]) -> list[float]:
     """`heights` moved as little as it takes for labels so high not to touch, their order kept.
 
-    They stay inside [0, 1] while there is room, the highest all of it: above stands the title. By
+    They stay inside [0, 1] while there is room: above stands the title, below are the steps. By
     squares that is isotonic regression: less what lies below it, no label wishes to be lower than
     the one before.
     """
@@ -219,5 +219,6 @@ def spread_out(heights: Sequence[float], sizes: Sequence[float]) -> list[float]:
             blocks[-2:] = [blocks[-2] + blocks[-1]]
     placed = np.concatenate([np.full(len(block), np.mean(block)) for block in blocks])
     found = np.empty(len(order))
-    found[order] = np.clip(placed, 0, max(0.0, 1 - below[-1] - high[-1] / 2)) + below
+    lowest = high[0] / 2
+    found[order] = np.clip(placed, lowest, max(lowest, 1 - below[-1] - high[-1] / 2)) + below
     return [float(place) for place in found]
