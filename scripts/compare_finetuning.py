@@ -134,14 +134,13 @@ def compare(comparison: Comparison, contestant: Contestant) -> str:
 
     Raises RuntimeError when a fine-tuning fails, or diverges at every rate or with some seed.
     """
-    tried: dict[int, float | None] = {}
+    tried: dict[int, float | None] = {}  # in this order, by which the first of equals is the best
     while rates := missing_rates(PLAN, CHOICE, tried):
         for rate in rates:
             lr = _lr(contestant, rate)
             folder = comparison.out / "rates" / f"{contestant.name}_{lr:g}"
             found = _finetune(comparison, contestant, lr, comparison.held_back, folder, ["seeds=1"])
             tried[rate] = mean(found["seeds"]["0"]["metrics"].values()) if found else None
-        tried = dict(sorted(tried.items()))  # the lowest of equals is the best
     if (best := best_rate(CHOICE, tried)) is None:
         raise RuntimeError(f"{contestant.name} diverged at every rate")
     lr = _lr(contestant, best)
@@ -151,7 +150,7 @@ def compare(comparison: Comparison, contestant: Contestant) -> str:
         raise RuntimeError(f"{contestant.name} diverged with some seed at optimizer.lr={lr:g}")
     shown = (
         f"{_lr(contestant, rate):g}: {'diverged' if value is None else f'{value:.2%}'}"
-        for rate, value in tried.items()
+        for rate, value in sorted(tried.items())
     )
     edge = " (edge)" if best in (min(tried), max(tried)) else ""
     return f"{contestant.name}: {lr:g}{edge} of  {', '.join(shown)}"
