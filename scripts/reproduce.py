@@ -1,6 +1,7 @@
 """The paper's experiments at a smaller scale: every optimizer, its learning rate swept, some seeds.
 
     python -m scripts.reproduce cpu                  hours on two cores; the same words go on
+    python -m scripts.reproduce cpu --beyond         also what the paper does not compare
     python -m scripts.reproduce gpu --minutes 9      for nine minutes, then saves and leaves
     python -m scripts.reproduce cpu --task gpt2      that alone, or several: --task again
     python -m scripts.reproduce cpu --keep docs/reproduction/cpu     metrics and settings alone
@@ -33,12 +34,8 @@ def main(words: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     plan = read_plan(PLANS / f"{options.plan}.yaml")
-    plan = replace(
-        plan,
-        overrides=tuple(options.overrides),
-        jobs=options.jobs or plan.jobs,
-        tasks=chosen(plan.tasks, options.task),
-    )
+    plan = chosen(plan, options.task, options.beyond or options.table)
+    plan = replace(plan, overrides=tuple(options.overrides), jobs=options.jobs or plan.jobs)
     out = options.out or Path("runs/reproduce") / options.plan
     if options.table or options.keep:
         if options.keep:
@@ -65,6 +62,9 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("plan", choices=plans)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--task", action="append", help="of the plan, this alone; several times")
+    parser.add_argument(
+        "--beyond", action="store_true", help="future work and ideas too: `beyond` of the plan"
+    )
     parser.add_argument("--out", type=Path, help="runs/reproduce/<plan>")
     parser.add_argument("--jobs", type=int, help="runs at a time, in place of the plan's")
     parser.add_argument("--minutes", type=float, default=0.0, help="then stop; 0 = never")

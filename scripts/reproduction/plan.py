@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ class Plan:
     """Tasks, and how each is run: `seeds` runs at the best rate, of rates that are `factor` apart.
 
     A sweep starts with three rates and goes on by one while the best is at its edge, up to
-    `max_rates`.  `jobs` runs go on at a time.
+    `max_rates`.  `jobs` runs go on at a time.  `beyond` names tasks and contestants that the paper
+    has not: what takes their time only where it is asked for.
     """
 
     jobs: int
@@ -59,27 +60,43 @@ class Plan:
     max_rates: int
     words: tuple[str, ...]
     tasks: tuple[Task, ...]
+    beyond: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()  # stronger than all words of the plan, but for the rate
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan in a YAML file. Raises ValueError for a contestant or key that it does not know."""
+    """The plan in a YAML file. Raises ValueError for a name or key that it does not know."""
     told = yaml.safe_load(path.read_text(encoding="utf-8"))
-    known, tasks = told.pop("contestants"), told.pop("tasks")
+    known, tasks, beyond = told.pop("contestants"), told.pop("tasks"), told.pop("beyond", ())
+    if unknown := [name for name in beyond if name not in known and name not in tasks]:
+        raise ValueError(f"{path}: beyond: {', '.join(unknown)}: neither task nor contestant")
     return Plan(
         **{**told, "words": tuple(told["words"])},
         tasks=tuple(_task(name, task, known, path) for name, task in tasks.items()),
+        beyond=tuple(beyond),
     )
 
 
-def chosen(tasks: tuple[Task, ...], names: Sequence[str] | None) -> tuple[Task, ...]:
-    """Those of `tasks` that are named, all for None. Raises ValueError for a name that is none."""
-    if names is None:
-        return tasks
+def chosen(plan: Plan, names: Sequence[str] | None, beyond: bool) -> Plan:
+    """The plan with the tasks named alone (None: all), and with what is `beyond` only if asked for.
+
+    Raises ValueError for a name that is none of its tasks.
+    """
+    tasks = plan.tasks if beyond else _without(plan.tasks, plan.beyond)
     known = [task.name for task in tasks]
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"--task {' '.join(unknown)}: the plan has {', '.join(known)}")
-    return tuple(task for task in tasks if task.name in names)
+    if unknown := [name for name in names or () if name not in known]:
+        later = [task.name for task in plan.tasks if task.name not in known]
+        more = f", and with --beyond {', '.join(later)}" if later else ""
+        raise ValueError(f"--task {' '.join(unknown)}: the plan has {', '.join(known)}{more}")
+    return replace(plan, tasks=tuple(task for task in tasks if names is None or task.name in names))
+
+
+def _without(tasks: tuple[Task, ...], beyond: tuple[str, ...]) -> tuple[Task, ...]:
+    return tuple(
+        replace(task, contestants=tuple(c for c in task.contestants if c.name not in beyond))
+        for task in tasks
+        if task.name not in beyond
+    )
 
 
 def _task(name: str, told: dict[str, Any], known: dict[str, Any], path: Path) -> Task:

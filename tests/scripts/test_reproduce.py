@@ -1,4 +1,7 @@
-"""A plan of runs: what comes next, what a stopped plan goes on with, and what is said of it."""
+"""A plan of runs: what comes next, what a stopped plan goes on with, and what is said of it.
+
+The plans themselves are tested in test_reproduction_plan.py.
+"""
 
 import dataclasses
 import json
@@ -15,7 +18,7 @@ from scripts import reproduce
 from scripts.reproduction import drive, outcome
 from scripts.reproduction.keep import keep
 from scripts.reproduction.order import Run, best_rate, missing_rates, next_runs
-from scripts.reproduction.plan import PLANS, Contestant, Plan, Task, read_plan
+from scripts.reproduction.plan import Contestant, Plan, Task
 from scripts.reproduction.tables import tables
 from trainers.compose import compose
 
@@ -71,29 +74,6 @@ def test_more_is_better_where_the_metric_says_so():
     assert missing_rates(PLAN, LOSS, {-1: 0.2, 0: 0.3, 1: None}) == [-2]
 
 
-@pytest.mark.parametrize("path", sorted(PLANS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_run_of_a_plan_composes(path):
-    plan = read_plan(path)
-    for task in plan.tasks:
-        for contestant in task.contestants:
-            words = drive.words_of(plan, Run(task.name, contestant.name, 1, 2), Path("runs/x"))
-            config = compose(words, 1)
-            assert config.run.seed == 2
-            assert config.optimizer.lr == pytest.approx(plan.factor * contestant.lr, rel=1e-3)
-
-
-@pytest.mark.parametrize("path", sorted(PLANS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_adafactor_begins_at_a_rate_of_its_kind_of_step(path):
-    """Relative to the parameters it is some hundredths, else about that of CAME."""
-    plan = read_plan(path)
-    for task in plan.tasks:
-        for contestant in task.contestants:
-            words = drive.words_of(plan, Run(task.name, contestant.name, 0, 0), Path("runs/x"))
-            optimizer = compose(words, 1).optimizer
-            if optimizer.name == "adafactor":
-                assert (optimizer.lr > 1e-2) == bool(optimizer.scale_parameter), task.name
-
-
 @pytest.mark.parametrize(
     "words", [["cpu", "train.steps=20", "--jobs", "1"], ["cpu", "--jobs", "1", "train.steps=20"]]
 )
@@ -103,15 +83,6 @@ def test_words_given_are_stronger_than_the_plan_but_for_what_is_compared(words, 
     assert reproduce.main([*words, "optimizer.lr=7"]) == 0
     config = compose(drive.words_of(seen[0], Run("gpt2", "came", 0, 1), Path("runs/x")), 1)
     assert (config.train.steps, config.optimizer.lr, config.run.seed) == (20, 3e-4, 1)
-
-
-def test_tasks_that_are_named_are_run_alone_and_in_the_order_of_the_plan(monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr(reproduce, "drive", lambda plan, out, minutes: seen.append(plan) or True)
-    assert reproduce.main(["cpu", "--task", "t5", "--task", "gpt2"]) == 0
-    assert [task.name for task in seen[0].tasks] == ["gpt2", "t5"]
-    assert reproduce.main(["cpu", "--task", "gpt3"]) == 1
-    assert "--task gpt3: the plan has bert_small_batch, gpt2, t5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -135,13 +106,6 @@ def test_a_signal_stops_it_so_that_the_runs_can_save(signum, monkeypatch, tmp_pa
         for number, handler in before.items():
             signal.signal(number, handler)
     assert saved == [tmp_path]
-
-
-def test_a_plan_says_what_it_does_not_know(tmp_path):
-    text = (PLANS / "cpu.yaml").read_text()
-    (tmp_path / "a.yaml").write_text(text.replace("lr: {came:", "lr: {cme: 1.0, came:", 1))
-    with pytest.raises(ValueError, match=r"names cme; contestants are came, adamw"):
-        read_plan(tmp_path / "a.yaml")
 
 
 TRAINER = textwrap.dedent("""\
