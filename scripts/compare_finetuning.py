@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from scripts.reproduction import outcome
 from scripts.reproduction.order import best_rate, missing_rates
 from scripts.reproduction.plan import Contestant, Plan, Task
 from trainers.errors import NonFiniteError, RunError
@@ -68,6 +69,9 @@ def main(words: list[str] | None = None) -> int:
     except (OSError, RuntimeError, ValueError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on", file=sys.stderr)
+        return 130
     print("\n".join(chosen))
     return 0
 
@@ -164,18 +168,21 @@ def _finetune(
     folder: Path,
     more: Sequence[str],
 ) -> dict[str, Any] | None:
-    """The content of results.json; None if it diverged."""
-    words = (*comparison.words, *contestant.words, f"data={comparison.train},{judged_by}")
+    """The content of results.json; None if it diverged, which is kept too."""
+    words = (
+        *(*comparison.words, *contestant.words, f"data={comparison.train},{judged_by}"),
+        *(*more, f"optimizer.lr={lr:g}"),
+    )
+    if (folder / outcome.FILE_NAME).is_file() and outcome.read(folder, words):
+        return None  # it would diverge again
     folder.mkdir(parents=True, exist_ok=True)
     print(f"start  {folder}", flush=True)
     with (folder / "run.log").open("a", encoding="utf-8") as log:
         ended = subprocess.run(
-            [*FINETUNE, *words, *more, f"optimizer.lr={lr:g}", f"out={folder}"],
-            stdout=log,
-            stderr=log,
-            check=False,
+            [*FINETUNE, *words, f"out={folder}"], stdout=log, stderr=log, check=False
         ).returncode
     if ended == NonFiniteError.exit_code:
+        outcome.write(folder, ended, words)
         return None
     if ended:
         raise RuntimeError(f"{folder} ended with {ended}: read {folder / 'run.log'}")

@@ -1,8 +1,13 @@
 """A comparison by fine-tuning: what is held back, what chooses, what the dev file is kept for."""
 
+import contextlib
 import json
+import os
+import signal
 import sys
 import textwrap
+import threading
+import time
 
 import pytest
 
@@ -132,3 +137,36 @@ def test_a_failure_is_no_result_and_ends_it(glue, monkeypatch, capsys):
     assert run(glue) == 1
     said = capsys.readouterr()
     assert "ended with 3: read " in said.err and said.out.count("start") == 1
+
+
+def test_what_diverged_is_not_run_again(glue, capsys):
+    assert run(glue) == 0
+    assert "start  " + str(glue / "out/rates/untrained_adamw_0.0045") in capsys.readouterr().out
+    assert run(glue) == 0
+    said = capsys.readouterr().out
+    assert "untrained_adamw_0.0045" not in said and ", 0.0045: diverged\n" in said
+    assert run(glue, "epochs=2") == 1, "of other words nobody knows"
+    assert "was run with no epochs, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_words(signum, glue, monkeypatch, capsys):
+    """And the fine-tuning with it, that nothing goes on unseen."""
+    begun = glue / "begun"
+    code = f"import os, time; open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    monkeypatch.setattr(script, "FINETUNE", (sys.executable, "-c", code))
+
+    def stop() -> None:
+        while not (begun.exists() and begun.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signum)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=stop, daemon=True).start()
+    try:
+        assert run(glue) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "stopped: the same command goes on\n"
+    with contextlib.suppress(ChildProcessError):  # waited for before
+        assert os.waitpid(int(begun.read_text()), 0)[1] == signal.SIGKILL
