@@ -1,6 +1,6 @@
 """Pictures of several groups of runs: curves with their spread, the paper's curves beside them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,9 @@ _COMMONEST = "eval/commonest_token_accuracy"
 # Beyond this ratio of lengths the shorter run would be a dot: steps are drawn on a log scale.
 _LONGER = 5
 _WIDEST = 28  # letters of a line of a label
+_HIGH = (0.175, 0.31)  # inches of a label of one line, and of two
+_NEAR = 0.9  # of the axes' width: what ends there is joined to its label
+_AROUND = 0.7  # inches above and below the axes
 _DASHES, _DOTS = (0, (4, 2)), (0, (1, 2))
 
 
@@ -54,8 +57,13 @@ def draw_curves(
     lines = list(_ours(section, metric, theme, as_fraction))
     if paper is not None:
         lines += _papers(paper, theme, as_fraction)
+    form = "{:.1%}".format if metric in GUESSED else "{:.2f}".format
+    labels = [two_lines(line.label, form(line.y[-1])) for line in lines]
+    inches = [_HIGH["\n" in label] for label in labels]
+    height = max(SIZE[1], _AROUND + sum(inches))  # that no label reaches the title
     with rc_context(rc(theme)):
-        picture = Picture(figsize=SIZE, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+        picture = Picture(figsize=(SIZE[0], height), layout=layout)
         axes = picture.add_subplot()
         for line in lines:
             _draw(axes, line)
@@ -63,7 +71,7 @@ def draw_curves(
         lengths += [paper.steps] if paper is not None else []
         _scale_x(axes, lines, lengths, as_fraction)
         _scale_y(axes, metric, section, lines, theme)
-        _label(axes, lines, "{:.1%}".format if metric in GUESSED else "{:.2f}".format)
+        _label(axes, lines, labels, [high / (height - _AROUND) for high in inches])
         return picture
 
 
@@ -165,8 +173,14 @@ def _scale_y(
 
 
 def two_lines(label: str, value: str = "") -> str:
-    """A label for a picture: the name and a value, and below what else tells it from others."""
+    """A label for a picture: the name and a value, and below what else tells it from others.
+
+    Where that is too long for a line the first and the last setting are kept.
+    """
     name, _, rest = label.partition(", ")
+    settings = rest.split(", ")
+    if len(rest) > _WIDEST and len(settings) > 2:
+        rest = ", ".join([settings[0], "...", settings[-1]])
     lines = [f"{_cut(name)}  {value}".rstrip(), _cut(rest)]
     return "\n".join(line for line in lines if line)
 
@@ -175,30 +189,39 @@ def _cut(words: str) -> str:
     return words if len(words) <= _WIDEST else f"{words[: _WIDEST - 3]}..."
 
 
-def _label(axes: Axes, lines: Sequence[Line], form: Callable[[float], str]) -> None:
-    """Each line's name and last value at the right edge, as high as its end, if there is room."""
-    heights = [
-        float(axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1])
-        for x, y in ((line.x[-1], line.y[-1]) for line in lines)
-    ]
-    labels = [two_lines(line.label, form(line.y[-1])) for line in lines]
-    places = spread_out(heights, [0.115 if "\n" in label else 0.065 for label in labels])
-    for line, label, height, end in zip(lines, labels, places, heights, strict=True):
-        axes.annotate(
-            label,
-            (1, end),
-            xytext=(1.035, height),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
+def _label(
+    axes: Axes, lines: Sequence[Line], labels: Sequence[str], sizes: Sequence[float]
+) -> None:
+    """Each line's name and last value at the right edge, as high as its end, if there is room.
+
+    `sizes` are heights of the labels, as shares of the axes.
+    """
+    shares = axes.transData + axes.transAxes.inverted()
+    ends = [shares.transform((line.x[-1], line.y[-1])) for line in lines]
+    places = spread_out([float(end[1]) for end in ends], sizes)
+    for line, label, height, end in zip(lines, labels, places, ends, strict=True):
+        if end[0] > _NEAR or not line.marker:  # from farther off it would pass for a curve
+            axes.annotate(
+                "",
+                (line.x[-1], line.y[-1]),
+                xytext=(1.03, height),
+                textcoords="axes fraction",
+                annotation_clip=False,
+                arrowprops={
+                    **{"arrowstyle": "-", "color": line.color, "linewidth": 0.6},
+                    **{"shrinkA": 0, "shrinkB": 1},
+                },
+            )
+        if line.marker:  # tells two lines of one optimizer apart
+            place = {"transform": axes.transAxes, "clip_on": False}
+            axes.scatter(1.05, height, s=13, marker=line.marker, color=line.color, **place)
+        axes.text(
+            *(1.07 if line.marker else 1.035, height, label),
             va="center",
             fontsize=8,
             linespacing=1.1,
             color=line.ink or line.color,
-            annotation_clip=False,
-            arrowprops={
-                **{"arrowstyle": "-", "color": line.color, "linewidth": 0.6},
-                **{"shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)},
-            },
+            transform=axes.transAxes,
         )
 
 

@@ -1,5 +1,6 @@
 """The pictures carry the numbers of the runs and of the paper, and labels that do not touch."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,10 @@ def test_mean_band_and_the_run_that_was_stopped(section: Section) -> None:
     (axes,) = draw_curves(section, "eval/loss", LIGHT, paper=None, as_fraction=False).axes
     came, lamb = axes.lines
     assert came.get_xdata().tolist() == [10, 20, 30, 40] and came.get_ydata()[-1] == 4.5
-    (band,) = axes.collections
+    band, *_ = axes.collections
     assert (band.get_paths()[0].vertices[:, 1].min(), band.get_alpha()) == (4.0, 0.2)
     assert lamb.get_xdata().tolist() == [10, 20] and lamb.get_linestyle() != "-"
-    texts = [text.get_text() for text in axes.texts]
+    texts = [words for text in axes.texts if (words := text.get_text())]
     assert axes.get_xscale() == "linear"
     assert texts == ["CAME  4.50", "unfinished LAMB  5.69"]
 
@@ -94,6 +95,34 @@ def test_a_label_has_two_short_lines() -> None:
     assert two_lines("CAME", "4.50") == "CAME  4.50"
     assert two_lines("CAME, lr 0.1, batch 32", "1.0%") == "CAME  1.0%\nlr 0.1, batch 32"
     assert max(map(len, two_lines(f"{'x' * 99}, {'y' * 99}").split("\n"))) <= 28
+    long = two_lines("Adafactor, betas [0.9], scale parameter, relative step, lr 0.05")
+    assert long == "Adafactor\nbetas [0.9], ..., lr 0.05", "the rate is never cut off"
+
+
+def test_labels_have_the_markers_of_their_lines_and_stay_below_the_title(tmp_path: Path) -> None:
+    """Eight settings beside the paper's curves: the highest label stood over the title."""
+    folders = [write_run(tmp_path / str(i), optimizer__lr=i * 1e-3) for i in range(1, 9)]
+    (section,) = sort_runs(read_runs(folders))
+    paper = paper_figure("bert_large_32k")
+    picture = draw_curves(section, ACCURACY, LIGHT, paper=paper, as_fraction=True)
+    (axes,) = picture.axes
+    picture.draw_without_rendering()
+    texts = [text for text in axes.texts if "lr 0" in text.get_text() or "paper" in text.get_text()]
+    boxes = sorted((text.get_window_extent() for text in texts), key=lambda box: box.y0)
+    assert len(boxes) == 8 + len(paper.curves)
+    assert all(low.y1 <= high.y0 + 1 for low, high in pairwise(boxes))
+    assert boxes[-1].y1 < axes.title.get_window_extent().y0
+    beside = [dots for dots in axes.collections if dots.get_offsets().tolist() != [[0, 0]]]
+    assert len(beside) == 8 and len({tuple(dots.get_facecolor()[0]) for dots in beside}) > 2
+
+
+def test_a_curve_that_ends_early_is_not_joined_to_its_label(section: Section) -> None:
+    """A line across the picture passes for a curve; CAME's markers tell whose the label is."""
+    paper = paper_figure("bert_large_32k")
+    for as_fraction, ours in ((False, 1), (True, 2)):
+        (axes,) = draw_curves(section, ACCURACY, LIGHT, paper=paper, as_fraction=as_fraction).axes
+        joined = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
+        assert len(joined) == len(paper.curves) + ours
 
 
 def test_a_second_setting_of_an_optimizer_is_paler(tmp_path: Path) -> None:
