@@ -25,12 +25,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from scripts.reproduction import outcome
 from scripts.reproduction.order import best_rate, missing_rates
 from scripts.reproduction.plan import Contestant, Plan, Task
+from trainers import durable
 from trainers.errors import NonFiniteError, RunError
 from trainers.finetuning.questions import read_questions
 from trainers.finetuning.results import read_results, table
+from trainers.finetuning.settings import compose_finetune
 from trainers.finetuning.tables import read_table
 from trainers.finetuning.tasks import GLUE
 from trainers.finetuning.tasks import Task as GlueTask
@@ -76,25 +77,43 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
-def prepare(words: Sequence[str], out: Path) -> Comparison:
-    """Write the training file in two.
+def prepare(words: Sequence[str], out: Path | None) -> Comparison:
+    """Write the training file in two, unless that was done before.
 
-    Raises ValueError for words that are not to be given or lack, OSError and DataError for files.
+    Raises ValueError for words that are not to be given or lack, ConfigError for those that
+    came-finetune refuses, OSError and DataError for files, the dev file among them.
     """
-    given = dict(word.partition("=")[::2] for word in words)
+    given = {word.partition("=")[0].lstrip("+") for word in words}
     if taken := [key for key in OURS if key in given]:
         raise ValueError(f"{', '.join(taken)}: this script sets that itself (--out for out)")
-    train, _, dev = map(Path, given.get("data", "").partition(","))
+    config = compose_finetune(words)
+    train, _, dev = map(Path, (config.data or "").partition(","))
     if not (train.is_file() and dev.is_file()):
-        raise ValueError(f"data={given.get('data')} must be TRAIN_FILE,DEV_FILE: two files")
-    task = GLUE.get(given.get("task", ""))
-    halves = split_table(train, task) if task else split_articles(train)
-    out.mkdir(parents=True, exist_ok=True)
+        raise ValueError(f"data={config.data} must be TRAIN_FILE,DEV_FILE: two files")
+    out = out or Path("runs/compare_finetuning") / config.task
+    if "," in str(out):
+        raise ValueError(f"--out {out}: a comma parts the two files of data=")
+    if config.is_squad:
+        halves = split_articles(train, answerable=config.task == "squad_v1")
+        read_questions(dev, answerable=config.task == "squad_v1")
+    else:
+        halves = split_table(train, GLUE[config.task])
+        read_table(dev, GLUE[config.task])
     paths = [out / f"{name}{train.suffix}" for name in ("train", "held_back")]
-    for path, content in zip(paths, halves, strict=True):
-        path.write_text(content, encoding="utf-8")
-    rest = tuple(word for word in words if not word.startswith("data="))
+    _write_halves(paths, [half.encode() for half in halves])
+    rest = tuple(word for word in words if not word.startswith(("data=", "+data=")))
     return Comparison(rest, paths[0], paths[1], dev, out)
+
+
+def _write_halves(paths: Sequence[Path], halves: Sequence[bytes]) -> None:
+    """Raises ValueError where another file stands already: it may be the one that was given."""
+    for path, half in zip(paths, halves, strict=True):
+        if path.exists() and path.read_bytes() != half:
+            raise ValueError(f"{path} is there, with other content: name another folder with --out")
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    for path, half in zip(paths, halves, strict=True):
+        if not path.exists():
+            durable.write_bytes(path, half)
 
 
 def split_table(file: Path, task: GlueTask) -> tuple[str, str]:
@@ -103,8 +122,9 @@ def split_table(file: Path, task: GlueTask) -> tuple[str, str]:
     A row goes whose text stands word for word within one that is held back, or holds one: SST-2's
     training file has the phrases of its sentences too.  Raises ValueError and DataError.
     """
-    lines = [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    texts = [tuple(f" {t} " for t in sample.texts) for sample in read_table(file, task)]
+    texts = [tuple(f" {t} " for t in s.texts if t.strip()) for s in read_table(file, task)]
+    content = file.read_bytes().decode("utf-8-sig")  # every carriage return is kept
+    lines = [line for line in content.split("\n") if line.strip()]
     head, rows = lines[: len(lines) - len(texts)], lines[len(lines) - len(texts) :]
     if len(head) > 1:
         raise ValueError(f"{file} has rows of several lines: give a .tsv, as GLUE publishes them")
@@ -124,12 +144,18 @@ def split_table(file: Path, task: GlueTask) -> tuple[str, str]:
     )
 
 
-def split_articles(file: Path) -> tuple[str, str]:
-    """Articles of SQuAD to learn, and those held back. Raises DataError for what is not SQuAD."""
-    read_questions(file, answerable=False)
+def split_articles(file: Path, answerable: bool) -> tuple[str, str]:
+    """Articles of SQuAD to learn, and those held back.
+
+    Raises DataError for what is not SQuAD, ValueError where one of the two has no question.
+    """
+    read_questions(file, answerable)
     tree = json.loads(file.read_text(encoding="utf-8-sig"))
     at = set(_evenly(len(tree["data"]), len(tree["data"])))
-    halves = ([a for i, a in enumerate(tree["data"]) if (i in at) == held] for held in (0, 1))
+    halves = [[a for i, a in enumerate(tree["data"]) if (i in at) == held] for held in (0, 1)]
+    for half, use in zip(halves, ("to be learned", "to be held back"), strict=True):
+        if not any(paragraph["qas"] for article in half for paragraph in article["paragraphs"]):
+            raise ValueError(f"{file}: of {len(tree['data'])} articles no question is {use}")
     return tuple(json.dumps({**tree, "data": half}) for half in halves)  # type: ignore[return-value]
 
 
@@ -168,13 +194,11 @@ def _finetune(
     folder: Path,
     more: Sequence[str],
 ) -> dict[str, Any] | None:
-    """The content of results.json; None if it diverged, which is kept too."""
+    """The content of results.json; None if it diverged, which is tried again at a next start."""
     words = (
         *(*comparison.words, *contestant.words, f"data={comparison.train},{judged_by}"),
         *(*more, f"optimizer.lr={lr:g}"),
     )
-    if (folder / outcome.FILE_NAME).is_file() and outcome.read(folder, words):
-        return None  # it would diverge again
     folder.mkdir(parents=True, exist_ok=True)
     print(f"start  {folder}", flush=True)
     with (folder / "run.log").open("a", encoding="utf-8") as log:
@@ -182,11 +206,19 @@ def _finetune(
             [*FINETUNE, *words, f"out={folder}"], stdout=log, stderr=log, check=False
         ).returncode
     if ended == NonFiniteError.exit_code:
-        outcome.write(folder, ended, words)
         return None
     if ended:
-        raise RuntimeError(f"{folder} ended with {ended}: read {folder / 'run.log'}")
+        raise RuntimeError(f"{folder} ended with {ended}: {_reason(folder / 'run.log')}")
     return read_results(folder)
+
+
+def _reason(log: Path) -> str:
+    """What came-finetune's last line says, or where to read on."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        return str(json.loads(lines[-1])["reason"])
+    except (IndexError, ValueError, KeyError, TypeError):
+        return f"read {log}"
 
 
 def _lr(contestant: Contestant, rate: int) -> float:
@@ -204,7 +236,11 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="+", metavar="key=value", help="for came-finetune")
-    parser.add_argument("--out", type=Path, default=Path("runs/compare_finetuning"))
+    parser.add_argument(
+        "--out",
+        type=lambda path: Path(path).expanduser(),
+        help="runs/compare_finetuning/<task>; other settings need another one",
+    )
     return parser.parse_intermixed_args(words)
 
 

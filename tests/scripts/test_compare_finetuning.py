@@ -30,6 +30,8 @@ FINETUNE = textwrap.dedent("""\
                 "optimizer.lr": rate, "data": words["data"]}
     (folder / "results.json").write_text(json.dumps({"settings": settings, "seeds": seeds}))
     """)
+ASKED = {"id": "1", "question": "who", "answers": [{"text": "he", "answer_start": 0}]}
+ARTICLE = {"title": "a", "paragraphs": [{"context": "he did", "qas": [ASKED]}]}
 ROWS = [f"text {i} .\t{i % 2}\n" for i in range(40)]
 
 
@@ -94,6 +96,13 @@ def test_a_table_is_cut_and_what_shares_a_text_with_the_held_back_goes(tmp_path)
     assert learned == "sentence\tlabel\n" + "".join([rows[3], *rows[5:10], *rows[11:]])
 
 
+def test_an_empty_text_that_is_held_back_is_shared_by_nothing(tmp_path):
+    rows = ["\t0\n", *(f"a  text {i}\t1\n" for i in range(12))]
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\n" + "".join(rows))
+    learned, held = script.split_table(tmp_path / "train.tsv", script.GLUE["sst2"])
+    assert held.endswith("label\n\t0\n") and learned.count("a  text") == 12
+
+
 def test_a_table_without_names_loses_no_row_to_them(tmp_path):
     rows = [f"gj04\t{i % 2}\t*\tSentence {i} stands here .\n" for i in range(20)]
     (tmp_path / "train.tsv").write_text("".join(rows))
@@ -103,12 +112,10 @@ def test_a_table_without_names_loses_no_row_to_them(tmp_path):
 
 
 def test_articles_of_squad_stay_whole(tmp_path):
-    asked = {"id": "1", "question": "who", "answers": [{"text": "he", "answer_start": 0}]}
-    paragraphs = [{"context": "he did", "qas": [asked]}]
-    articles = [{"title": str(i), "paragraphs": paragraphs} for i in range(22)]
+    articles = [{**ARTICLE, "title": str(i)} for i in range(22)]
     tree = {"version": "1.1", "data": articles}
     (tmp_path / "train.json").write_text(json.dumps(tree))
-    learned, held = map(json.loads, script.split_articles(tmp_path / "train.json"))
+    learned, held = map(json.loads, script.split_articles(tmp_path / "train.json", True))
     assert [article["title"] for article in held["data"]] == ["0", "11"]
     assert len(learned["data"]) == 20 and learned["version"] == "1.1"
 
@@ -122,12 +129,24 @@ def test_articles_of_squad_stay_whole(tmp_path):
         (("task=mrpc", "data={0}/train.tsv,{0}/dev.tsv"), "which mrpc needs"),
         (("task=squad_v1", "data={0}/no.json,{0}/dev.tsv"), "no.json is not SQuAD's format"),
         (("task=squad_v1", "data={0}/dev.tsv,{0}/dev.tsv"), "dev.tsv is no JSON"),
+        (("data={0}/train.tsv,{0}/none.tsv",), "none.tsv has no samples"),
+        (("data={0}/train.tsv,{0}/named.tsv",), "no column 'label', which sst2 needs"),
+        (("data={0}/latin.tsv,{0}/dev.tsv",), "latin.tsv is no UTF-8: byte "),
+        (("task=squad_v1", "data={0}/one.json,{0}/one.json"), "of 1 articles no question is to be"),
+        (("task=sst",), "sst2"),
+        (("seeds=0",), "seeds"),
+        (("--out", "{0}/a,b"), "a comma parts the two files of data="),
     ],
 )
 def test_what_cannot_be_compared_is_told_before_anything_is_run(words, said, glue, capsys):
     (glue / "no.json").write_text("[]")
+    (glue / "one.json").write_text(json.dumps({"data": [ARTICLE]}))
+    (glue / "none.tsv").write_text("sentence\tlabel\n")
+    (glue / "named.tsv").write_text("sentence\tlabels\nA text\t1\n")
+    (glue / "latin.tsv").write_bytes("sentence\tlabel\ncaf\u00e9\t1\n".encode("latin-1"))
+    data = f"data={glue}/train.tsv,{glue}/dev.tsv"
     given = [word.format(glue) for word in words]
-    assert script.main(["model=m", *given, "--out", str(glue / "out")]) == 1
+    assert script.main(["model=m", "task=sst2", data, "--out", str(glue / "out"), *given]) == 1
     assert said in capsys.readouterr().err
     assert not (glue / "out").exists()
 
@@ -137,16 +156,32 @@ def test_a_failure_is_no_result_and_ends_it(glue, monkeypatch, capsys):
     assert run(glue) == 1
     said = capsys.readouterr()
     assert "ended with 3: read " in said.err and said.out.count("start") == 1
+    code = 'import sys; sys.exit(\'error: x\\n{"reason": "no column in d.tsv"}\')'
+    monkeypatch.setattr(script, "FINETUNE", (sys.executable, "-c", code))
+    assert run(glue) == 1
+    assert "ended with 1: no column in d.tsv\n" in capsys.readouterr().err
 
 
-def test_what_diverged_is_not_run_again(glue, capsys):
-    assert run(glue) == 0
-    assert "start  " + str(glue / "out/rates/untrained_adamw_0.0045") in capsys.readouterr().out
-    assert run(glue) == 0
-    said = capsys.readouterr().out
-    assert "untrained_adamw_0.0045" not in said and ", 0.0045: diverged\n" in said
-    assert run(glue, "epochs=2") == 1, "of other words nobody knows"
-    assert "was run with no epochs, " in capsys.readouterr().err
+def test_what_diverged_is_tried_again(glue, capsys):
+    """The words do not say whether weights and data are still those that diverged."""
+    for _ in range(2):
+        assert run(glue) == 0
+        said = capsys.readouterr().out
+        assert f"start  {glue / 'out/rates/untrained_adamw_0.0045'}" in said
+        assert ", 0.0045: diverged\n" in said
+
+
+def test_no_file_that_was_there_is_written_over(glue, capsys):
+    """--out in GLUE's own folder made its train.tsv smaller at every start."""
+    before = {file.name: file.read_bytes() for file in glue.glob("*.tsv")}
+    assert run(glue, "--out", str(glue)) == 1
+    said = capsys.readouterr().err
+    assert f"{glue}/train.tsv is there, with other content: name another folder" in said
+    assert {file.name: file.read_bytes() for file in glue.glob("*.tsv")} == before
+    assert run(glue) == run(glue) == 0, "what this script wrote itself may be there"
+    (glue / "train.tsv").write_text("sentence\tlabel\n" + "".join(ROWS[:30]))
+    assert run(glue) == 1
+    assert "out/train.tsv is there, with other content" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
