@@ -17,9 +17,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from scripts.reproduction.drive import drive, read_results
+from scripts.reproduction.drive import drive, read_beside, read_results
 from scripts.reproduction.keep import keep
-from scripts.reproduction.plan import PLANS, chosen, read_plan
+from scripts.reproduction.plan import PLANS, Plan, chosen, read_plan
 from scripts.reproduction.tables import tables
 
 
@@ -27,7 +27,7 @@ def main(words: list[str] | None = None) -> int:
     options = _parse(words)
     try:
         return _run(options)
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.keep:
             print(f"{keep(out, options.keep)} finished runs kept in {options.keep}")
         if options.table:
-            print(tables(plan, read_results(plan, out)))
+            _print_tables(plan, out)
         return 0
     for signum in (signal.SIGINT, signal.SIGTERM):  # also in the background: the runs are to save
         signal.signal(signum, signal.default_int_handler)
@@ -49,9 +49,13 @@ def _run(options: argparse.Namespace) -> int:
         done = drive(plan, out, options.minutes)
     except KeyboardInterrupt:
         done = False
-    print(tables(plan, read_results(plan, out)))
+    _print_tables(plan, out)
     print("all done" if done else "not all done: the same command goes on")
     return 0 if done else 75
+
+
+def _print_tables(plan: Plan, out: Path) -> None:
+    print(tables(plan, read_results(plan, out), read_beside(plan, out)))
 
 
 def _parse(words: list[str] | None) -> argparse.Namespace:
@@ -65,12 +69,22 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--beyond", action="store_true", help="future work and ideas too: `beyond` of the plan"
     )
-    parser.add_argument("--out", type=Path, help="runs/reproduce/<plan>")
-    parser.add_argument("--jobs", type=int, help="runs at a time, in place of the plan's")
+    parser.add_argument("--out", type=_path, help="runs/reproduce/<plan>")
+    parser.add_argument("--jobs", type=_count, help="runs at a time, in place of the plan's")
     parser.add_argument("--minutes", type=float, default=0.0, help="then stop; 0 = never")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="copy metrics and settings")
+    parser.add_argument("--keep", type=_path, metavar="DIR", help="copy metrics and settings")
     parser.add_argument("--table", action="store_true", help="print what is done")
     return parser.parse_intermixed_args(words)
+
+
+def _path(word: str) -> Path:
+    return Path(word).expanduser()  # as came-train does: a shell leaves it in --out=~/runs
+
+
+def _count(word: str) -> int:
+    if (count := int(word)) < 1:
+        raise argparse.ArgumentTypeError(f"{count} is not at least 1")
+    return count
 
 
 if __name__ == "__main__":

@@ -5,12 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import yaml
 
 from scripts.reproduction import outcome
 from scripts.reproduction.order import Results, Run, next_runs
@@ -19,6 +25,7 @@ from trainers.errors import NonFiniteError, StoppedError
 from trainers.run import metrics
 
 LOG = "run.log"
+FOLDER = re.compile(r"lr([+-]\d+)_seed(\d+)")
 POLL = 0.2  # seconds
 TRAIN = (sys.executable, "-m", "trainers.pretrain")
 FINAL_CODES = (0, NonFiniteError.exit_code)  # done, or diverged
@@ -45,7 +52,7 @@ def drive(plan: Plan, out: Path, minutes: float = 0.0) -> bool:
                 running[run] = _start(plan, out, run)
             time.sleep(POLL)
     finally:
-        _stop(running)
+        _stop(plan, out, running)
 
 
 def folder_of(out: Path, run: Run) -> Path:
@@ -70,29 +77,55 @@ def words_of(plan: Plan, run: Run, out: Path) -> list[str]:
 def read_results(plan: Plan, out: Path) -> Results:
     """What the finished runs reached.
 
-    Raises ValueError for one that was given other words, or has not the metric of its task.
+    Raises ValueError for one that was given other words, or has not the metric of its task at its
+    last step.
     """
+    return _read(plan, out, lambda task: task.metric_name)
+
+
+def read_beside(plan: Plan, out: Path) -> Results:
+    """What is told `beside` of the runs of the tasks that have such a metric. Raises ValueError."""
+    return _read(plan, out, lambda task: task.beside)
+
+
+def _read(plan: Plan, out: Path, metric_of: Callable[[Task], str]) -> Results:
     found: dict[Run, float | None] = {}
     for task in plan.tasks:
+        if not (metric := metric_of(task)):
+            continue
         for contestant in task.contestants:
             runs = (out / task.name / contestant.name).glob(f"lr*/{outcome.FILE_NAME}")
             for folder in sorted(path.parent for path in runs):
-                rate, _, seed = folder.name.removeprefix("lr").partition("_seed")
-                run = Run(task.name, contestant.name, int(rate), int(seed))
+                if not (told := FOLDER.fullmatch(folder.name)):
+                    raise ValueError(f"{folder} has no name of a run: move it elsewhere")
+                run = Run(task.name, contestant.name, *map(int, told.groups()))
                 if run in found:
                     raise ValueError(f"{folder} is there twice")
-                found[run] = _reached(task, folder, words_of(plan, run, out))
+                found[run] = _reached(metric, folder, words_of(plan, run, out))
     return found
 
 
-def _reached(task: Task, folder: Path, words: list[str]) -> float | None:
+def _reached(metric: str, folder: Path, words: list[str]) -> float | None:
     if outcome.read(folder, words):
         return None
     rows = list(metrics.read(folder / metrics.FILE_NAME))
-    values = [row[task.metric_name] for row in rows if task.metric_name in row]
-    if not values:
-        raise ValueError(f"{folder} has no {task.metric_name}: is it a metric of this task?")
-    return values[-1]  # None, if not a number
+    measured = [row for row in rows if metric in row]
+    if not measured:
+        raise ValueError(f"{folder} has no {metric}: is it a metric of this task?")
+    steps, last = _steps(folder), measured[-1]["step"]
+    if steps is not None and last != steps:
+        raise ValueError(
+            f"{folder / metrics.FILE_NAME} ends at step {last} of {steps}: what the run reached is "
+            "lost; remove the folder, and it is run again"
+        )
+    return measured[-1][metric]  # type: ignore[no-any-return]  # None, if not a number
+
+
+def _steps(folder: Path) -> int | None:
+    """The steps of the run, as its settings have them; None where they are not kept."""
+    file = folder / "config.yaml"
+    told = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return (told.get("train") or {}).get("steps")  # type: ignore[no-any-return]
 
 
 def _start(plan: Plan, out: Path, run: Run) -> subprocess.Popen[bytes]:
@@ -111,22 +144,40 @@ def _reap(plan: Plan, out: Path, running: dict[Run, subprocess.Popen[bytes]]) ->
         if (code := process.poll()) is None:
             continue
         del running[run]
-        folder = folder_of(out, run)
         if code not in FINAL_CODES:
-            raise RuntimeError(f"{_name(run)} ended with {code}: read {folder / LOG}")
-        outcome.write(folder, code, words_of(plan, run, out))
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a hundred runs fill a disk
-        reached = read_results(plan, out)[run]
-        print(f"done   {_name(run)}  {'diverged' if reached is None else f'{reached:.4f}'}")
+            raise RuntimeError(f"{_name(run)} ended with {code}: read {folder_of(out, run) / LOG}")
+        _finish(plan, out, run, code)
 
 
-def _stop(running: dict[Run, subprocess.Popen[bytes]]) -> None:
-    """Ask the runs to save and to leave: the same command goes on with them."""
+def _finish(plan: Plan, out: Path, run: Run, code: int) -> None:
+    folder = folder_of(out, run)
+    outcome.write(folder, code, words_of(plan, run, out))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a hundred runs fill a disk
+    reached = read_results(plan, out)[run]
+    print(f"done   {_name(run)}  {'diverged' if reached is None else f'{reached:.4f}'}")
+
+
+def _stop(plan: Plan, out: Path, running: dict[Run, subprocess.Popen[bytes]]) -> None:
+    """Ask the runs to save and to leave: the same command goes on with them.
+
+    Who is interrupted while they save ends them at once: they go on from the checkpoint before.
+    """
     for process in running.values():
         process.send_signal(signal.SIGTERM)
-    for run, process in running.items():
-        if (code := process.wait()) != StoppedError.exit_code:
-            print(f"{_name(run)} ended with {code}", file=sys.stderr)
+    try:
+        for run, process in running.items():
+            code = process.wait()
+            if code in FINAL_CODES:  # it was at its end
+                _finish(plan, out, run, code)
+            elif code == StoppedError.exit_code:
+                print(f"saved  {_name(run)}")
+            else:
+                print(f"{_name(run)} ended with {code}", file=sys.stderr)
+    except KeyboardInterrupt:
+        for process in running.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
 def _name(run: Run) -> str:

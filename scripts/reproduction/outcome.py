@@ -9,9 +9,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from trainers import durable
 from trainers.redact import redact_text
+
+Kind = TypeVar("Kind", list, dict)  # type: ignore[type-arg]
 
 FILE_NAME = "outcome.json"
 BEGUN = "words.json"
@@ -31,7 +34,8 @@ def begin(folder: Path, words: Sequence[str]) -> None:
     """
     file = folder / BEGUN
     if file.is_file():
-        _require_same(folder, json.loads(file.read_text(encoding="utf-8")), words)
+        begun = read_json(file, list)
+        _require_same(folder, begun, words)
     else:
         durable.write_text(file, json.dumps(list(_kept(words))) + "\n")
 
@@ -47,15 +51,30 @@ def read(folder: Path, words: Sequence[str]) -> int:
 
     Raises ValueError where it was given other words than `words`. Older runs do not tell theirs.
     """
-    told = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    told = read_json(folder / FILE_NAME, dict)
     if "words" in told:
         _require_same(folder, told["words"], words)
+    if type(told.get("exit_code")) is not int:
+        raise ValueError(
+            f"{folder / FILE_NAME} has no exit code: remove it, and the run is done again"
+        )
     return int(told["exit_code"])
 
 
-def without_folders(text: str) -> str:
-    """The text of an outcome file in which a path is its last part alone."""
-    told = json.loads(text)
+def read_json(file: Path, kind: type[Kind]) -> Kind:
+    """The content of a file of a run. Raises ValueError, with the file, where it is broken."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{file} holds a {type(found).__name__}, not a {kind.__name__}")
+    return found
+
+
+def without_folders(file: Path) -> str:
+    """The text of an outcome file in which a path is its last part alone. Raises ValueError."""
+    told = read_json(file, dict)
     if "words" in told:
         told["words"] = [_bare(word) for word in told["words"]]
     return json.dumps(told) + "\n"

@@ -25,8 +25,9 @@ class Contestant:
 class Task:
     """One comparison: all `contestants` learn the same from the same batches.
 
-    `metric` is a held-out metric at the end, `max:eval/...` where more is better.  `rates` are the
-    exponents of a fixed sweep; none: it follows the best.
+    `metric` is a held-out metric at the end, `max:eval/...` where more is better; `beside` is one
+    that is told with it and chooses nothing.  `rates` are the exponents of a fixed sweep; none: it
+    follows the best.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Task:
     words: tuple[str, ...]
     contestants: tuple[Contestant, ...]
     rates: tuple[int, ...] = ()
+    beside: str = ""
 
     @property
     def metric_name(self) -> str:
@@ -100,13 +102,14 @@ def _without(tasks: tuple[Task, ...], beyond: tuple[str, ...]) -> tuple[Task, ..
 
 
 def _task(name: str, told: dict[str, Any], known: dict[str, Any], path: Path) -> Task:
-    if extra := told.keys() - {"title", "metric", "words", "lr", "rates"}:
+    if extra := told.keys() - {"title", "metric", "beside", "words", "lr", "rates"}:
         raise ValueError(f"{path}: task {name} has unknown keys: {', '.join(sorted(extra))}")
     if unknown := told["lr"].keys() - known.keys():
         raise ValueError(
             f"{path}: task {name} names {', '.join(sorted(unknown))}; contestants are "
             f"{', '.join(known)}"
         )
-    contestants = tuple(Contestant(c, tuple(known[c]), lr) for c, lr in told["lr"].items())
-    rates = tuple(told.get("rates", ()))
-    return Task(name, told["title"], told["metric"], tuple(told["words"]), contestants, rates)
+    contestants = tuple(Contestant(c, tuple(known[c] or ()), lr) for c, lr in told["lr"].items())
+    told = {**told, "words": tuple(told["words"]), "rates": tuple(told.get("rates", ()))}
+    del told["lr"]
+    return Task(name=name, contestants=contestants, **told)

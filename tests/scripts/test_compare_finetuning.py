@@ -194,7 +194,7 @@ def test_a_signal_ends_it_in_words(signum, glue, monkeypatch, capsys):
     def stop() -> None:
         while not (begun.exists() and begun.read_text()):
             time.sleep(0.01)
-        os.kill(os.getpid(), signum)
+        signal.pthread_kill(threading.main_thread().ident, signum)
 
     before = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=stop, daemon=True).start()

@@ -138,7 +138,7 @@ def test_a_plan_is_driven_stopped_and_goes_on(tmp_path, monkeypatch, capsys):
     assert drive.drive(PLAN, out)
     assert drive.read_results(PLAN, out) == {**done, run(0, 2): 1.0}
     assert capsys.readouterr().out.count("start") == 1, "what is done is not done again"
-    table = tables(PLAN, drive.read_results(PLAN, out))
+    table = tables(PLAN, drive.read_results(PLAN, out), {})
     assert "| came | 1 | 3 | 1.0000 | 0.0000 | 1.0000 to 1.0000 |" in table
     assert "0.5: 1.5000, 1: 1.0000, 2: diverged" in table
 
@@ -241,7 +241,9 @@ def test_what_is_kept_has_no_weights(tmp_path, capsys):
     folder = out / "bert_small_batch/came/lr+0_seed0"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "outcome.json").write_text('{"exit_code": 0}')
-    (folder / "metrics.jsonl").write_text('{"step": 1, "eval/mlm_accuracy": 0.25}\n')
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 1, "eval/mlm_accuracy": 0.25, "eval/mlm_loss": 5}\n'
+    )
     (folder / "ledger.json").write_text(json.dumps({"state_bytes": 7, "params": [1, 2]}))
     (folder / "config.yaml").write_text(f"cache_dir: {Path.home()}/.cache/came\n")
     starts = [{"host": "a", "platform": "b", "commit": "c"}]
