@@ -175,18 +175,17 @@ def _scale_y(
 def two_lines(label: str, value: str = "") -> str:
     """A label for a picture: the name and a value, and below what else tells it from others.
 
-    Where that is too long for a line the first and the last setting are kept.
+    Where that is too long for a line the last setting, the learning rate, is kept.
     """
     name, _, rest = label.partition(", ")
-    settings = rest.split(", ")
-    if len(rest) > _WIDEST and len(settings) > 2:
-        rest = ", ".join([settings[0], "...", settings[-1]])
-    lines = [f"{_cut(name)}  {value}".rstrip(), _cut(rest)]
-    return "\n".join(line for line in lines if line)
+    others, comma, rate = rest.rpartition(", ")
+    end = f"{comma}{rate}"
+    below = _cut(_cut(others, _WIDEST - len(end)) + end)
+    return "\n".join(line for line in (f"{_cut(name)}  {value}".rstrip(), below) if line)
 
 
-def _cut(words: str) -> str:
-    return words if len(words) <= _WIDEST else f"{words[: _WIDEST - 3]}..."
+def _cut(words: str, widest: int = _WIDEST) -> str:
+    return words if len(words) <= widest else f"{words[: max(widest - 3, 0)]}..."
 
 
 def _label(
