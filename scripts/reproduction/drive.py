@@ -39,10 +39,11 @@ def drive(plan: Plan, out: Path, minutes: float = 0.0) -> bool:
     """
     limit = time.monotonic() + 60 * minutes if minutes else float("inf")
     running: dict[Run, subprocess.Popen[bytes]] = {}
+    results = dict(read_results(plan, out))
     try:
         while True:
-            _reap(plan, out, running)
-            waiting = list(next_runs(plan, read_results(plan, out)))
+            results |= _reap(plan, out, running)
+            waiting = list(next_runs(plan, results))
             if not waiting and not running:
                 return True
             if time.monotonic() > limit:
@@ -139,22 +140,27 @@ def _start(plan: Plan, out: Path, run: Run) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
-def _reap(plan: Plan, out: Path, running: dict[Run, subprocess.Popen[bytes]]) -> None:
+def _reap(plan: Plan, out: Path, running: dict[Run, subprocess.Popen[bytes]]) -> Results:
+    """What those reached that have ended since."""
+    reached: dict[Run, float | None] = {}
     for run, process in list(running.items()):
         if (code := process.poll()) is None:
             continue
         del running[run]
         if code not in FINAL_CODES:
             raise RuntimeError(f"{_name(run)} ended with {code}: read {folder_of(out, run) / LOG}")
-        _finish(plan, out, run, code)
+        reached[run] = _finish(plan, out, run, code)
+    return reached
 
 
-def _finish(plan: Plan, out: Path, run: Run, code: int) -> None:
-    folder = folder_of(out, run)
-    outcome.write(folder, code, words_of(plan, run, out))
+def _finish(plan: Plan, out: Path, run: Run, code: int) -> float | None:
+    folder, words = folder_of(out, run), words_of(plan, run, out)
+    outcome.write(folder, code, words)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a hundred runs fill a disk
-    reached = read_results(plan, out)[run]
+    task = next(task for task in plan.tasks if task.name == run.task)
+    reached = _reached(task.metric_name, folder, words)
     print(f"done   {_name(run)}  {'diverged' if reached is None else f'{reached:.4f}'}")
+    return reached
 
 
 def _stop(plan: Plan, out: Path, running: dict[Run, subprocess.Popen[bytes]]) -> None:
