@@ -26,7 +26,8 @@ from trainers.reports.runs import flat, has_results
 from trainers.reports.series import Row
 from trainers.run import ended, metrics
 from trainers.run.console import duration
-from trainers.run.folder import LOCK_FILE, SETTINGS_FILE, is_owned, read_owner, read_starts
+from trainers.run.folder import SETTINGS_FILE, read_starts
+from trainers.run.lock import LOCK_FILE, is_owned, read_owner
 from trainers.run.step_folders import MANIFEST_FILE, committed, step_of
 
 _FRESH_SECONDS = 120.0  # since the last line of metrics, where nothing else tells

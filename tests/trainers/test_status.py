@@ -26,7 +26,8 @@ from trainers.errors import (
     StoppedError,
 )
 from trainers.run import ended
-from trainers.run.folder import RunFolder, is_owned
+from trainers.run.folder import RunFolder
+from trainers.run.lock import is_owned
 from trainers.run_state import RunState, is_run, read_state
 from trainers.status_table import plain, show
 

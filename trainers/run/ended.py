@@ -19,7 +19,7 @@ from trainers.errors import FolderInUseError
 from trainers.failures import outcome_record, record
 from trainers.redact import redact
 from trainers.regular import read_regular
-from trainers.run.folder import read_owner
+from trainers.run.lock import read_owner
 
 FILE_NAME = "ended.json"
 

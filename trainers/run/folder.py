@@ -14,9 +14,7 @@ Torch is not imported here: the launcher checks the folder before any rank exist
 """
 
 import contextlib
-import fcntl
 import json
-import logging
 import os
 import platform
 import secrets
@@ -24,8 +22,7 @@ import shlex
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
@@ -35,23 +32,20 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from trainers import durable
-from trainers.errors import FolderInUseError, StorageError
+from trainers.errors import StorageError
 from trainers.redact import redact, redact_text
 from trainers.regular import read_regular
+from trainers.run.lock import take_lock
 
 if TYPE_CHECKING:
     from trainers.config import Config
 
-logger = logging.getLogger(__name__)
-
-LOCK_FILE = ".lock"
 SETTINGS_FILE, TOKENIZER_FILE, MODEL_FILE = "config.yaml", "tokenizer.json", "model.json"
 GENERATION_FILE = "generation_config.json"  # of the folder that was the start
 PROVENANCE_FILE, LEDGER_FILE = "provenance.json", "ledger.json"
 
 _PROBE = ".probe-"
 _MINUTE = 60.0
-_LOOK_SECONDS = 0.3  # who only looks whether there is an owner (`is_owned`) is away again
 
 _PACKAGES = (
     *("came-pretraining", "torch", "deepspeed", "transformers", "tokenizers", "datasets"),
@@ -77,7 +71,7 @@ class RunFolder:
         if rank != 0:
             return cls(resolved, None)
         _prove_writable(resolved)
-        lock = _take_lock(resolved)
+        lock = take_lock(resolved)
         _remove_leftovers(resolved, now=os.fstat(lock).st_mtime)
         return cls(resolved, lock)
 
@@ -201,90 +195,3 @@ def _remove_leftovers(path: Path, now: float) -> None:
             with contextlib.suppress(OSError):
                 if found.lstat().st_mtime < now - _MINUTE:
                     found.unlink()
-
-
-def _take_lock(path: Path) -> int:
-    """Lock the folder for this process; the kernel frees it when the process ends."""
-    try:
-        lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StorageError(f"{path / LOCK_FILE} cannot be opened: {error}") from error
-    try:
-        _lock_within(lock, _LOOK_SECONDS)
-    except BlockingIOError as error:
-        owner = _in_words(read_owner(path))
-        os.close(lock)
-        raise FolderInUseError(
-            f"run.dir {path} is in use by {owner}. "
-            "Wait for it, or choose another folder with run.dir=..."
-        ) from error
-    except OSError as error:  # some network file systems have no locks
-        logger.warning("%s cannot be locked (%s): two runs in it would not be noticed", path, error)
-    _write_owner(lock, path)
-    return lock
-
-
-def _lock_within(lock: int, seconds: float) -> None:
-    limit = time.monotonic() + seconds
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > limit:
-                raise
-            time.sleep(_LOOK_SECONDS / 10)
-
-
-def is_owned(path: Path) -> bool | None:
-    """Whether a live process owns the run folder; None where the file system does not tell.
-
-    Nothing is written.  The look takes a shared lock for an instant, so no start is refused by it.
-    """
-    try:
-        lock = os.open(path / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(lock)
-    return False
-
-
-def read_owner(path: Path) -> dict[str, Any]:
-    """The last owner's `host`, `pid` and `start`, as far as they can be read; it may have ended."""
-    try:
-        with open(path / LOCK_FILE, "rb", opener=_no_waiting) as file:
-            owner = json.loads(file.read(4096))
-    except (OSError, ValueError):
-        return {}
-    return owner if isinstance(owner, dict) else {}
-
-
-def _no_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _write_owner(lock: int, path: Path) -> None:
-    # Fine enough that no two starts have the same: `ended` tells them apart by it.
-    started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": started}
-    try:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(owner).encode(), 0)
-    except OSError as error:
-        os.close(lock)
-        raise StorageError(f"{path / LOCK_FILE} cannot be written: {error}") from error
-
-
-def _in_words(owner: Mapping[str, Any]) -> str:
-    try:
-        return f"process {owner['pid']} on {owner['host']}, started {owner['start']}"
-    except KeyError:
-        return "another process"
