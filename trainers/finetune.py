@@ -54,14 +54,16 @@ def _finetune(words: list[str]) -> dict[str, Any]:
 def finetune(config: FinetuneConfig, words: Sequence[str]) -> dict[str, Any]:
     """Runs the seeds that are missing, and prints the table; the content of results.json.
 
-    Raises ConfigError, DataError, StorageError, NonFiniteError.
+    Raises ConfigError, DataError, StorageError, FolderInUseError, NonFiniteError.
     """
-    from trainers.finetuning.sources import read_data  # first what is quick to be refused
+    from trainers.finetuning.results import owned  # first what is quick to be refused
+    from trainers.finetuning.sources import read_data
 
     data = read_data(config)
     if not Path(config.model).is_dir():
         raise ConfigError(f"model={config.model} is no folder")
-    return _run(config, data, words)
+    with owned(config.folder):
+        return _run(config, data, words)
 
 
 def _run(config: FinetuneConfig, data: Any, words: Sequence[str]) -> dict[str, Any]:

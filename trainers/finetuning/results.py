@@ -1,7 +1,9 @@
 """results.json, which every finished seed is added to, and the table made of it."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -9,9 +11,36 @@ from typing import Any
 from trainers import durable
 from trainers.errors import ConfigError, DataError, StorageError
 from trainers.markdown import cell
+from trainers.run.lock import take_lock
 
 FILE_NAME = "results.json"
 TABLE_NAME = "table.md"
+LOCK_NAME = ".results.lock"  # not a run's, by which came-status would take the folder for one
+# What a table tells of the settings.
+_TOLD: dict[str, type | tuple[type, ...]] = {
+    "task": str,
+    "untrained": bool,
+    "optimizer.name": str,
+    "optimizer.lr": (int, float),
+}
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Make `folder` if it is new, and be the only one who writes results there.
+
+    Each writes all seeds that it knows: what a second one had finished would be lost.
+    Raises StorageError when it cannot be made, FolderInUseError if a live process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"out={folder} cannot be made: {error.strerror}") from error
+    lock = take_lock(folder, "out", LOCK_NAME)
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 class Results:
@@ -40,19 +69,14 @@ class Results:
         baseline: Mapping[str, float],
         model: str,
     ) -> "Results":
-        """Those of `folder`, none if it is new.
+        """Those of `folder`, which is `owned`; none if it is new.
 
         `baseline` are metrics without a model, by name; `model` is what the model goes by, which
         may be another name for the same weights.
 
-        Raises ConfigError when seeds there had other settings, DataError when they cannot be read,
-        StorageError when the folder cannot be made.
+        Raises ConfigError when seeds there had other settings, DataError when they cannot be read.
         """
         results = cls(folder, settings, baseline, model)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"out={folder} cannot be made: {error.strerror}") from error
         if (folder / FILE_NAME).exists():
             found = read_results(folder)
             old, new = found["settings"], json.loads(json.dumps(results.told["settings"]))
@@ -89,11 +113,32 @@ def read_results(path: Path) -> dict[str, Any]:
     file = path / FILE_NAME if path.is_dir() else path
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found["settings"], dict) or not isinstance(found["seeds"], dict):
-            raise TypeError("no settings and seeds")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
+    if flaw := _flaw(found):
+        raise DataError(f"{file} cannot be read: {flaw}; is it of came-finetune?")
     return dict(found)
+
+
+def _flaw(found: Any) -> str | None:
+    """Why no table can be made of it; None for what came-finetune writes."""
+    parts = found if isinstance(found, dict) else {}
+    settings, seeds = parts.get("settings"), parts.get("seeds")
+    if not isinstance(settings, dict) or not isinstance(seeds, dict):
+        return "it has no settings and seeds"
+    if lacking := [key for key, kind in _TOLD.items() if not isinstance(settings.get(key), kind)]:
+        return f"its settings tell no {', '.join(lacking)}"
+    for seed, told in seeds.items():
+        if not (isinstance(told, dict) and _are_numbers(told.get("metrics"))):
+            return f"seed {seed} has no metrics that are numbers by name"
+        first = next(iter(seeds))
+        if told["metrics"].keys() != seeds[first]["metrics"].keys():
+            return f"seed {seed} has other metrics than seed {first}"
+    return None if _are_numbers(parts.get("baseline", {})) else "its baseline is no numbers by name"
+
+
+def _are_numbers(found: Any) -> bool:
+    return isinstance(found, dict) and all(isinstance(v, int | float) for v in found.values())
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from statistics import stdev
 
@@ -9,13 +11,21 @@ import pytest
 import torch
 
 from tests.trainers.finished_run import make_run
-from trainers.errors import ConfigError, DataError, NonFiniteError
+from trainers.errors import (
+    ConfigError,
+    DataError,
+    FolderInUseError,
+    NonFiniteError,
+    StorageError,
+)
 from trainers.export import export
 from trainers.finetune import main
 from trainers.finetuning.models import Start, build
-from trainers.finetuning.results import Results, read_results, table
+from trainers.finetuning.results import Results, owned, read_results, table
 from trainers.finetuning.train import subset
+from trainers.run_state import is_run
 
+ROOT = Path(__file__).parents[3]
 FEW = ("seeds=2", "epochs=8", "batch_size=8", "max_length=16", "threads=1", "optimizer.lr=3e-3")
 
 
@@ -78,6 +88,43 @@ def test_what_diverges_is_no_result(run, reviews, tmp_path, capsys, epochs, answ
     told = capsys.readouterr().err
     assert answer in told and "a smaller optimizer.lr (now 1e+30)" in told
     assert not (tmp_path / "results.json").exists()
+
+
+def test_a_second_command_in_one_folder_is_refused_at_once(run, reviews, tmp_path, capsys) -> None:
+    """Both wrote the seeds that they knew: what the other had finished was lost."""
+    words = [f"model={run}", "task=sst2", f"data={reviews}", f"out={tmp_path / 'out'}", *FEW]
+    script = f"""
+import sys
+from pathlib import Path
+from trainers.finetuning.results import owned
+with owned(Path({str(tmp_path / "out")!r})):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert owner.stdout is not None and owner.stdout.readline() == "open\n"
+        assert main(words) == FolderInUseError.exit_code
+        told = capsys.readouterr()
+        assert f"out is in use by process {owner.pid} on " in told.err and "out=..." in told.err
+        assert "seed 0" not in told.out
+    finally:
+        owner.kill()
+        owner.communicate(timeout=20)
+    with owned(tmp_path / "out"):  # a dead owner is none
+        found = [file.name for file in (tmp_path / "out").iterdir()]
+        assert not is_run(tmp_path / "out", found)  # came-status tells of runs
+    with owned(tmp_path / "out"):  # nor is one that is done
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file cannot be made"), owned(tmp_path / "file"):
+        pass
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
@@ -197,14 +244,46 @@ def test_the_table_has_n_mean_spread_and_ends(tmp_path: Path) -> None:
         Results.open(tmp_path, {}, {}, "")
 
 
+TOLD = {"task": "rte", "untrained": False, "optimizer.name": "came", "optimizer.lr": 1.0}
+SEED = {"metrics": {"accuracy": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        ([], "it has no settings and seeds"),
+        ({"settings": TOLD, "seeds": [SEED]}, "it has no settings and seeds"),
+        ({"settings": {}, "seeds": {}}, "its settings tell no task, untrained, optimizer.name, "),
+        (
+            {"settings": {**TOLD, "optimizer.lr": "1"}, "seeds": {}},
+            "its settings tell no optimizer.lr",
+        ),
+        ({"settings": TOLD, "seeds": {"0": {}}}, "seed 0 has no metrics"),
+        ({"settings": TOLD, "seeds": {"0": 3}}, "seed 0 has no metrics"),
+        ({"settings": TOLD, "seeds": {"0": {"metrics": {"f1": None}}}}, "seed 0 has no metrics"),
+        (
+            {"settings": TOLD, "seeds": {"0": SEED, "1": {"metrics": {"f1": 0.5}}}},
+            "seed 1 has other metrics than seed 0",
+        ),
+        ({"settings": TOLD, "seeds": {}, "baseline": None}, "its baseline is no numbers by name"),
+    ],
+)
+def test_what_is_no_results_is_told_with_its_file(tmp_path, capsys, content, answer) -> None:
+    """The table said KeyError: 'untrained', without a file."""
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    assert main(["--table", f"{tmp_path}"]) == DataError.exit_code
+    assert f"{tmp_path / 'results.json'} cannot be read: {answer}" in capsys.readouterr().err
+    with pytest.raises(DataError, match="results.json cannot be read"):
+        Results.open(tmp_path, TOLD, {}, "bert")
+
+
 def test_results_without_the_name_of_a_model_are_gone_on_with(tmp_path: Path) -> None:
-    settings = {"task": "rte", "untrained": False, "optimizer.name": "came", "optimizer.lr": 1.0}
-    old = {"settings": settings, "baseline": {}, "seeds": {}}
+    old = {"settings": TOLD, "baseline": {}, "seeds": {}}
     (tmp_path / "results.json").write_text(json.dumps(old))
-    assert Results.open(tmp_path, settings, {}, "bert").told["model"] == "bert"
+    assert Results.open(tmp_path, TOLD, {}, "bert").told["model"] == "bert"
     assert read_results(tmp_path) == {**old, "model": "bert"}
     # The same weights by another name, such as a run and its export: the first one stays.
-    assert Results.open(tmp_path, settings, {}, "exported").told["model"] == "bert"
+    assert Results.open(tmp_path, TOLD, {}, "exported").told["model"] == "bert"
 
 
 def test_a_subset_is_the_same_every_time() -> None:
