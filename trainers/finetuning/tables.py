@@ -55,12 +55,14 @@ def _columns(first: Sequence[str], task: Task, file: Path) -> tuple[list[int], b
 def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Rows with the number of their last line, from 1; empty lines are none."""
     try:
-        text = file.read_text(encoding="utf-8-sig")  # MRPC begins with a byte order mark
+        # Bytes, for read_text() makes ends of lines of what stands inside sentences; MRPC begins
+        # with a byte order mark.
+        text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is no UTF-8: byte {error.start}") from error
-    lines = text.split("\n")  # no other end of line: some stand inside sentences
+    lines = text.split("\n")  # and "\r" before it; no other end of line
     if file.suffix == ".tsv":
         for number, line in enumerate(lines, 1):
             if line.strip():

@@ -43,6 +43,17 @@ def test_a_table_is_read(tmp_path: Path, task, name, text, wanted) -> None:
         assert (found if isinstance(wanted, Example) else found.label) == wanted
 
 
+def test_a_carriage_return_inside_a_sentence_ends_no_line(tmp_path: Path) -> None:
+    """It made two rows of one, and the second was refused for its columns."""
+    for end in ("\n", "\r\n"):
+        text = end.join(["sentence\tlabel", "so\rso\t1", "bad\t0", ""])
+        found = read_table(table(tmp_path, "a.tsv", text), GLUE["sst2"])
+        assert found == [Example(("so\rso",), 1), Example(("bad",), 0)]
+        text = end.join(["sentence,label", '"so\rso",1', f'"b{end}d",0', ""])
+        found = read_table(table(tmp_path, "a.csv", text), GLUE["sst2"])
+        assert found == [Example(("so\rso",), 1), Example((f"b{end}d",), 0)]
+
+
 @pytest.mark.parametrize(
     ("task", "text", "words"),
     [
