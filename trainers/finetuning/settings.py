@@ -106,7 +106,7 @@ def compose_finetune(words: Sequence[str]) -> FinetuneConfig:
     return replace(
         config,
         model=expanduser(config.model),
-        data=config.data and expanduser(config.data),
+        data=config.data and ",".join(map(expanduser, config.data.split(","))),
         out=expanduser(config.out or f"runs/finetune/{_name(config)}"),
         max_length=config.length,
     )

@@ -45,6 +45,14 @@ def test_a_model_goes_by_its_bare_name_and_a_checkpoint_by_its_run_too() -> None
     assert config.out == "runs/finetune/sst2-bert-step-00000100-came"
 
 
+def test_home_is_found_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of data=TRAIN_FILE,DEV_FILE the first alone: a shell expands neither."""
+    monkeypatch.setenv("HOME", "/home/me")
+    config = compose_finetune(["model=~/bert", "task=sst2", "data=~/a.tsv,~/b.tsv", "out=~/out"])
+    found = (config.model, config.data, config.out)
+    assert found == ("/home/me/bert", "/home/me/a.tsv,/home/me/b.tsv", "/home/me/out")
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
