@@ -27,13 +27,14 @@ from trainers.checks.page import Check, show, verdict
 from trainers.compose import compose
 from trainers.config import Config
 from trainers.errors import ConfigError
-from trainers.failures import report
+from trainers.failures import ends_with_reader, report
 from trainers.flags import FLAGS, unknown_flag
 from trainers.typed import message
 
 _OPTIONS = FLAGS["came-check"]
 
 
+@ends_with_reader
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `came-check`."""
     words = list(sys.argv[1:] if arguments is None else arguments)

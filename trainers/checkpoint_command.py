@@ -22,7 +22,7 @@ from torch import Tensor
 
 from trainers import durable
 from trainers.errors import CheckpointError, ConfigError
-from trainers.failures import explain, report
+from trainers.failures import ends_with_reader, explain, report
 from trainers.flags import Parser
 from trainers.run import manifest as manifests
 from trainers.run import tensors
@@ -39,6 +39,7 @@ training module.  A parameter that is tied stands under the first of its names. 
 """
 
 
+@ends_with_reader
 def main() -> None:
     """Runs the command of `sys.argv`; exit code 0, 2 for wrong words, 4 for what is refused."""
     sys.exit(run(sys.argv[1:]))

@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from trainers.config import Config
 from trainers.data.tokenizer import special_ids
 from trainers.errors import RunError, StorageError
+from trainers.failures import ends_with_reader
 from trainers.finished import (
     EXPORTED_SETTINGS,
     Place,
@@ -117,6 +118,7 @@ def for_transformers(tokenizer: Tokenizer, config: Config) -> PreTrainedTokenize
     )
 
 
+@ends_with_reader
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `came-export`."""
     parser = Parser("came-export", description=__doc__)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import re
+import select
 import signal
 import sys
 import traceback
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from launch.local import STOPPED, Outcome
 from trainers.errors import MemoryLimitError, PeerLostError, RunError, StorageError
@@ -17,18 +21,55 @@ from trainers.redact import redact_text
 
 INTERRUPTED = 130  # 128 + SIGINT, as in a shell
 UNEXPECTED = 1
+READER_GONE = 141  # 128 + SIGPIPE, as a shell says of other programs
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def report(error: BaseException, rank: int | None, *, verbose: bool, words: bool = True) -> int:
+def ends_with_reader(main: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The `main` of a command, which ends without words when nobody reads its stdout any more.
+
+    What is left is written here: where Python itself does that, at its end, it cannot be caught.
+    SIGPIPE stays ignored, because it would also end a process that loses a connection.
+    """
+
+    @wraps(main)
+    def until_then(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            try:
+                return main(*args, **kwargs)
+            finally:
+                print(end="", flush=True)
+        except OSError as error:
+            code = report(error, None, verbose=False)
+            discard_stdout()
+            sys.exit(code)
+
+    return until_then
+
+
+def report(
+    error: BaseException,
+    rank: int | None,
+    *,
+    verbose: bool,
+    words: bool = True,
+    quiet: bool = True,
+) -> int:
     """Tells stderr why this process ends, and returns its exit code.
 
     Args:
         rank: None in the launcher.
         verbose: with a traceback also where the message says enough.
         words: False where another rank says the same thing already.
+        quiet: False for a run, which is to go on without a reader: that it does not is told.
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if quiet and isinstance(error, BrokenPipeError) and _reader_is_gone():
+        discard_stdout()
+        return READER_GONE
     last = record(error, rank)
     lines = []
     if explain(error) is None or verbose:
@@ -106,6 +147,24 @@ def _no_memory(text: str) -> bool:
 
 def _first_line(text: str) -> str:
     return text.strip().split("\n", 1)[0]
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads: another one may have broken, as a worker's."""
+    try:
+        look = select.poll()
+        look.register(sys.stdout.fileno(), 0)
+        return bool(look.poll(0))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def discard_stdout() -> None:
+    """Point stdout at nothing: else Python's flush at exit makes a broken pipe a failure."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
 
 
 def _print(lines: list[str]) -> None:

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from trainers.errors import ConfigError
-from trainers.failures import report
+from trainers.failures import ends_with_reader, report
 from trainers.finetuning.settings import FinetuneConfig, compose_finetune, identity, model_name
 
 
+@ends_with_reader
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `came-finetune`; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -71,6 +72,7 @@ def _run(config: FinetuneConfig, data: Any, words: Sequence[str]) -> dict[str, A
     from trainers.finetuning.prepare import kind_of, over_sets
     from trainers.finetuning.results import FILE_NAME, TABLE_NAME, Results, table
     from trainers.finetuning.train import device_name, run_seed
+    from trainers.run.console import tell
     from trainers.run.folder import provenance
 
     device = device_name(config.threads)
@@ -88,7 +90,7 @@ def _run(config: FinetuneConfig, data: Any, words: Sequence[str]) -> dict[str, A
         results = Results.open(config.folder, settings, baseline, model_name(config.model))
         for seed in range(config.seeds):
             if results.has(seed):
-                print(f"seed {seed}  is in {config.folder} already")
+                tell(f"seed {seed}  is in {config.folder} already")
                 continue
             origin = provenance(["came-finetune", *words], device=device, world_size=1)
             results.add(seed, {**run_seed(config, start, kind, data, seed), "origin": origin})

@@ -22,7 +22,7 @@ from trainers.compose import problems_of_words
 from trainers.config import Config
 from trainers.data.splits import Splits, open_splits, open_whole
 from trainers.errors import ConfigError, DataError
-from trainers.failures import report
+from trainers.failures import ends_with_reader, report
 from trainers.finished import Place, read_module, read_settings, read_shortest, read_tokenizer
 from trainers.flags import FLAGS
 from trainers.run.distributed import World
@@ -72,6 +72,7 @@ def _measure(config: Config, data: Splits, place: Place) -> dict[str, float]:
     return Evaluator(config, data, world)(module)
 
 
+@ends_with_reader
 def main() -> None:
     """The command `came-eval`."""
     words = [word for word in sys.argv[1:] if word != "--json"]

@@ -21,10 +21,11 @@ from collections.abc import Sequence
 
 from trainers.compose import compose
 from trainers.errors import ConfigError
-from trainers.failures import report
+from trainers.failures import ends_with_reader, report
 from trainers.flags import FLAGS, Parser
 
 
+@ends_with_reader
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the plan that the words ask for; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)

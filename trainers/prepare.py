@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from trainers.compose import compose
-from trainers.failures import report
+from trainers.failures import ends_with_reader, report
 from trainers.flags import FLAGS
 from trainers.pretrain import read
 
@@ -35,6 +35,7 @@ The same command started again goes on where it was stopped or killed. Several p
 Exit codes: 0 done, 2 configuration, 3 data, 6 storage, 8 memory."""
 
 
+@ends_with_reader
 def main() -> None:
     """Run the words of the command line and end the process with an exit code."""
     words = sys.argv[1:]

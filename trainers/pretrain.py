@@ -8,7 +8,6 @@ Both read the same words, so any launcher that sets torch's usual environment wi
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import sys
@@ -24,7 +23,7 @@ from launch.start import QUEUED, hand_over, is_dry, start_of, write_files
 from trainers.compose import CONFIGS, LEAVES, choices, compose
 from trainers.config import Config
 from trainers.errors import ConfigError, RunError, StorageError
-from trainers.failures import report, report_outcome
+from trainers.failures import discard_stdout, report, report_outcome
 from trainers.faults import parse
 from trainers.flags import FLAGS
 from trainers.redact import redact_logs
@@ -118,12 +117,13 @@ def main() -> None:
     _have_streams()
     redact_logs()
     line = read(sys.argv[1:], os.environ)
+    is_answer = line.help or line.keys or line.choices or line.completion is not None
     rank = None
     try:
         parse(os.environ)
         rank = _number_of("RANK")
-        if line.help or line.keys or line.choices or line.completion is not None:
-            print(_answer(line))
+        if is_answer:
+            print(_answer(line), flush=True)
             code = 0
         else:
             code = _launch(line) if rank is None else _train(line)
@@ -131,9 +131,11 @@ def main() -> None:
         # What is wrong with configuration or data is wrong on every rank: one of them says so.
         everywhere = isinstance(error, RunError) and error.everywhere
         words = not (everywhere and int(os.environ.get("LOCAL_RANK", rank or 0)))
-        code = report(error, rank, verbose=line.traceback, words=words)
-    with contextlib.suppress(OSError):  # nobody may be reading any more
+        code = report(error, rank, verbose=line.traceback, words=words, quiet=is_answer)
+    try:
         sys.stdout.flush()
+    except OSError:  # nobody may be reading any more
+        discard_stdout()
     if rank is not None:
         # Exit handlers of a process group may wait for a dead member forever, and what an engine
         # keeps alive of the group in reference cycles aborts the interpreter at its end.

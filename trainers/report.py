@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainers.errors import DataError, RunError
+from trainers.failures import ends_with_reader
 from trainers.flags import Parser
 from trainers.reports.page import write_page
 from trainers.reports.paper import paper_figure
@@ -37,6 +38,7 @@ def write(
     return write_page(read_runs(folders), target, paper=figure, empty=empty)
 
 
+@ends_with_reader
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `came-report`."""
     parser = Parser("came-report", description=__doc__)

@@ -17,15 +17,16 @@ import json
 import sys
 from collections.abc import Sequence
 
-from trainers.failures import report
+from trainers.failures import ends_with_reader, report
 from trainers.flags import Parser
 from trainers.redact import redact_text
 from trainers.reports.runs import find_runs, names_of
-from trainers.run.console import table_console, tell
+from trainers.run.console import table_console
 from trainers.run_state import RunState, is_run, read_state
 from trainers.status_table import plain, show
 
 
+@ends_with_reader
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `came-status`; 0 whatever the runs did, 3 for a path that does not exist."""
     parser = Parser("came-status", description=__doc__)
@@ -53,14 +54,14 @@ def _print(
     console = table_console()
     if given.json:
         rows = [{"run": name, **s.as_dict()} for name, s in zip(names, states, strict=True)]
-        tell(json.dumps({"runs": rows, "unread": unread}, indent=1))
+        print(json.dumps({"runs": rows, "unread": unread}, indent=1))
         return
     if not states:
-        tell(f"no run in {', '.join(given.runs)}")
+        print(f"no run in {', '.join(given.runs)}")
     elif sys.stdout.isatty():
         show(names, states, console)
     else:
-        tell(plain(names, states))
+        print(plain(names, states))
     for line in unread:
         print(line, file=sys.stderr)
 

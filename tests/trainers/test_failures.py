@@ -2,14 +2,40 @@
 
 import errno
 import json
+import os
+import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from launch.local import Outcome
 from trainers.errors import ConfigError, DataError, MemoryLimitError, PeerLostError, StorageError
-from trainers.failures import explain, report, report_outcome
+from trainers.failures import READER_GONE, explain, report, report_outcome
+
+ROOT = Path(__file__).parents[2]
+SPEAKS = "import sys; from trainers.failures import ends_with_reader as main, report; "
+
+
+def without_reader(*words: str) -> tuple[int, str]:
+    """Code and words of a Python whose stdout is a pipe that nobody reads."""
+    ours, stdout = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        # Empty is unset: as most have it, what is printed is kept until there is more of it.
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(stdout)
+    return done.returncode, done.stderr
 
 
 def test_a_known_error_is_one_message_and_one_json_line(capsys):
@@ -100,3 +126,58 @@ def test_a_rank_that_spoke_is_not_spoken_for(capsys):
     report_outcome(Outcome(3, rank=1))
     report_outcome(Outcome(0))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("trainers.plan", "experiment=quickstart", "--json"),
+        ("trainers.finetune", "--table", "docs/finetuning/mrpc/pretrained_came"),
+        ("trainers.status", "--json", "docs"),
+        ("trainers.report", "--help"),
+        ("trainers.check", "--help"),
+        ("trainers.prepare", "--help"),
+        ("trainers.checkpoint_command", "--help"),
+        ("trainers.pretrain", "--help"),
+        ("trainers.pretrain", "--completion", "bash"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_whose_reader_has_gone_ends_quietly(words: tuple[str, ...]) -> None:
+    """`came-plan ... --json | head` ended with a traceback."""
+    assert without_reader("-m", *words) == (READER_GONE, "")
+
+
+def test_every_command_ends_with_its_reader() -> None:
+    """But came-train, whose run goes on: its `main` does it for answers alone."""
+    scripts = re.findall(r'"trainers\.(\w+):main"', (ROOT / "pyproject.toml").read_text())
+    assert {"plan", "pretrain"} < set(scripts)
+    for name in {*scripts} - {"pretrain"}:
+        source = (ROOT / "trainers" / f"{name}.py").read_text()
+        assert "\n@ends_with_reader\ndef main(" in source, name
+
+
+def test_what_is_told_for_a_run_without_a_reader_is_told() -> None:
+    code = "sys.exit(report(BrokenPipeError(32, 'x'), None, verbose=False, quiet=False))"
+    ended, words = without_reader("-c", SPEAKS + code)
+    assert (ended, "error: BrokenPipeError" in words) == (1, True)
+
+
+def test_another_pipe_than_stdout_is_a_failure(capsys) -> None:
+    assert report(BrokenPipeError(errno.EPIPE, "worker"), None, verbose=False) == 1
+    assert "error: BrokenPipeError" in capsys.readouterr().err
+
+
+def test_a_full_disk_below_stdout_is_told() -> None:
+    script = SPEAKS + "main(lambda: print(1))()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (6, 2)
+    assert "error: cannot write: [Errno 28]" in done.stderr
+
+
+def test_a_command_without_stdout_is_none_the_worse() -> None:
+    script = SPEAKS + "sys.stdout = None; main(lambda: print(1))()"
+    assert without_reader("-c", script) == (0, "")

@@ -25,6 +25,7 @@ from trainers.finetuning.models import Start, build
 from trainers.finetuning.prepare import Kind, over_sets
 from trainers.finetuning.settings import FinetuneConfig
 from trainers.finetuning.sources import TaskData
+from trainers.run.console import tell
 
 
 class Tell(TrainerCallback):
@@ -38,7 +39,7 @@ class Tell(TrainerCallback):
     ) -> None:
         if logs and "loss" in logs:
             step, all_steps = state.global_step, state.max_steps
-            print(f"seed {self.seed}  step {step:>5}/{all_steps}  loss {float(logs['loss']):.4f}")
+            tell(f"seed {self.seed}  step {step:>5}/{all_steps}  loss {float(logs['loss']):.4f}")
 
 
 def subset(samples: Sequence[Any], count: int) -> Sequence[Any]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from trainers.failures import discard_stdout
+
 _PIPE_COLUMNS = 200
 _MARKS = 11  # the last logs whose times tell how much is left
 Numbers = Mapping[str, float | int | None]
@@ -99,7 +101,7 @@ class Console:
             show()
         except (OSError, ValueError):  # a reader that went away, a full disk, a closed stream
             self._silent = True
-            _discard_stdout()
+            discard_stdout()
 
 
 def table_console() -> RichConsole:
@@ -121,7 +123,7 @@ def tell(*lines: str) -> None:
     try:
         _print("\n".join(lines))
     except (OSError, ValueError):
-        _discard_stdout()
+        discard_stdout()
 
 
 def _replace_unknown() -> None:
@@ -157,11 +159,3 @@ def short(value: float) -> str:
         if value >= size:
             return f"{value / size:.1f}{letter}"
     return f"{value:.0f}"
-
-
-def _discard_stdout() -> None:
-    """Point stdout at nothing: else Python's flush at exit makes a broken pipe a failed run."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
-        os.close(nothing)

@@ -1,6 +1,7 @@
 """`came-finetune` from a run to a table, resumed, compared and refused."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -125,6 +126,17 @@ with owned(Path({str(tmp_path / "out")!r})):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file cannot be made"), owned(tmp_path / "file"):
         pass
+
+
+def test_a_reader_that_went_away_stops_nothing(run, reviews, tmp_path, monkeypatch, capsys) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    words = [f"model={run}", "task=sst2", f"data={reviews}", f"out={tmp_path}", *FEW, "epochs=1"]
+    with open(theirs, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(words) == 0
+    assert set(read_results(tmp_path)["seeds"]) == {"0", "1"}
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
