@@ -10,14 +10,13 @@ import pytest
 
 from tests.trainers.data.corpus import write_text
 from trainers import check
-from trainers.checks import all_reduce, configuration, disk, environment, memory, text
+from trainers.checks import all_reduce, configuration, disk, environment, memory
 from trainers.checks.all_reduce import Speed
 from trainers.checks.environment import Version, check_environment
 from trainers.checks.machine import Gpu, Machine, host_memory
 from trainers.checks.page import Check, size
 from trainers.compose import compose
-from trainers.config import Config, PhaseConfig
-from trainers.data.splits import open_phases
+from trainers.config import Config
 from trainers.errors import PeerLostError
 from trainers.planner.plan import RunPlan, plan_run
 
@@ -90,32 +89,6 @@ def test_wrong_words_are_answered_before_anything_is_looked_at(
     assert check.main([wrong]) == 2
     told = capsys.readouterr()
     assert answer in told.err and told.out == ""
-
-
-def test_text_that_is_prepared_is_counted(words: list[str]) -> None:
-    config = compose(words, 2)
-    before = text.check_text(config, words)
-    assert before.is_green and f"came-prepare {words[0]}" in before.text
-    assert before.details["text_bytes"] == Path(config.data.path or "").stat().st_size
-    open_phases(config)
-    after = text.check_text(config, words)
-    assert after.is_green and "documents 200" in after.text
-    assert after.details["statistics"]["num_documents"] == 200
-    assert 1 < after.details["passes"] < 100 and "WARNING" not in after.text
-    long = text.check_text(replace(config, train=replace(config.train, steps=16_000)), words)
-    assert long.is_green and "times: WARNING, beyond 100" in long.text
-    many = replace(config, batch=replace(config.batch, global_size=10**6))
-    few = text.check_text(many, words)
-    assert (few.is_green, few.exit_code) == (False, 3) and "smaller batch.global_size" in few.text
-
-
-def test_how_many_times_the_text_is_read() -> None:
-    words = ("train.steps=100", "batch.global_size=8", "objective.next_sentence=false")
-    config = compose([*SMALL, *words, "data.path=x"], 2)
-    assert text.passes(config, [50]) == 16.0
-    phases = (PhaseConfig(share=0.9), PhaseConfig(share=0.1, sequence_length=64))
-    config = replace(config, train=replace(config.train, phases=phases))
-    assert text.passes(config, [60, 20]) == pytest.approx(12 + 4)
 
 
 def test_checkpoints_that_are_kept_and_the_one_being_written(tmp_path: Path) -> None:
