@@ -31,10 +31,11 @@ def write(
     one = Path(paths[0]).resolve() if len(paths) == 1 and figure is None and out is None else None
     target = Path(out or "report").resolve()
     folders, empty = find_runs([path for path in paths if Path(path).resolve() != target])
-    if one is not None and folders in ([], [one]):
+    if one is not None and one.is_dir() and folders in ([], [one]):
         return write_report(one)
     if not folders:
-        raise DataError(f"there is no run in {', '.join(map(str, paths))}")
+        given = ", ".join(map(str, paths))
+        raise DataError(f"there is no run in {given}: name run folders, or folders of them")
     return write_page(read_runs(folders), target, paper=figure, empty=empty)
 
 

@@ -165,6 +165,14 @@ def test_a_folder_without_metrics_is_refused(
     assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_a_file_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was a NotADirectoryError with its traceback."""
+    write_metrics(tmp_path, rows_of_a_run(3))
+    assert main([str(tmp_path / "metrics.jsonl")]) == DataError.exit_code
+    told = f"error: there is no run in {tmp_path / 'metrics.jsonl'}: name run folders, or folders"
+    assert told in capsys.readouterr().err
+
+
 def test_a_report_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     write_metrics(tmp_path, rows_of_a_run(3))
     (tmp_path / "report").write_text("a file")
