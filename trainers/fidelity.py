@@ -73,7 +73,7 @@ class Comparison:
 
 
 def names() -> list[str]:
-    """The experiments that have a recipe of the paper."""
+    """The experiments that have a recipe: the paper's, its authors' scripts', or another's."""
     return sorted(file.stem for file in RECIPES.glob("*.yaml"))
 
 
@@ -180,7 +180,7 @@ def _plain(value: Any) -> Any:
 
 
 def markdown(config: Config) -> str | None:
-    """The report on `config` as a page; None if the paper has no such experiment."""
+    """The report on `config` as a page; None if it has no recipe."""
     try:
         found = compare(config)
     except ConfigError as error:
@@ -198,8 +198,10 @@ def _parts(found: list[Comparison]) -> Iterator[str]:
     kinds = {kind: [c for c in found if c.kind == kind] for kind in ("deviation", "not published")}
     same = [c for c in found if c.kind == "same"]
     unexplained = sum(not c.is_explained for c in found)
+    others = len(kinds["deviation"])
     yield (
-        f"{len(same)} settings are the paper's, {len(kinds['deviation'])} are not, and "
+        f"{len(same)} {'setting is' if len(same) == 1 else 'settings are'} the paper's, "
+        f"{others} {'is' if others == 1 else 'are'} not, and "
         f"{len(kinds['not published'])} it does not publish."
         + (f" Without a reason: {unexplained}." if unexplained else "")
     )

@@ -251,3 +251,13 @@ def test_the_page_escapes_what_would_break_its_tables() -> None:
 def test_other_experiments_have_no_report() -> None:
     assert fidelity.compare(config("experiment=quickstart")) is None
     assert fidelity.markdown(config("experiment=quickstart")) is None
+    told = check_fidelity(config("experiment=quickstart"))
+    assert told.is_green
+    assert told.text.startswith(
+        "There is no recipe for quickstart to compare with; there are: bert_"
+    )
+
+
+def test_one_setting_is_told_as_one() -> None:
+    page = str(fidelity.markdown(config("experiment=llama_1b", "data.path=x", "optimizer=came")))
+    assert "\n1 setting is the paper's, 2 are not, and 20 it does not publish." in page

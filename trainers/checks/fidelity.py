@@ -17,7 +17,8 @@ def check_fidelity(config: Config) -> Check:
     page = fidelity.markdown(config)
     if page is None:
         known = ", ".join(fidelity.names())
-        return Check(TITLE, True, f"The paper has no {config.experiment}; it has {known}.")
+        told = f"There is no recipe for {config.experiment} to compare with; there are: {known}."
+        return Check(TITLE, True, told)
     try:
         found = fidelity.compare(config) or []
     except ConfigError:  # the page tells it
