@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar
 
 from launch.local import STOPPED, Outcome
 from trainers.errors import MemoryLimitError, PeerLostError, RunError, StorageError
@@ -43,7 +43,7 @@ def ends_with_reader(main: Callable[_P, _R]) -> Callable[_P, _R]:
                 print(end="", flush=True)
         except OSError as error:
             code = report(error, None, verbose=False)
-            discard_stdout()
+            discard(sys.stdout)
             sys.exit(code)
 
     return until_then
@@ -68,7 +68,7 @@ def report(
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if quiet and isinstance(error, BrokenPipeError) and _reader_is_gone():
-        discard_stdout()
+        discard(sys.stdout)
         return READER_GONE
     last = record(error, rank)
     lines = []
@@ -159,16 +159,21 @@ def _reader_is_gone() -> bool:
         return False
 
 
-def discard_stdout() -> None:
-    """Point stdout at nothing: else Python's flush at exit makes a broken pipe a failure."""
+def discard(stream: TextIO) -> None:
+    """Point stdout or stderr at nothing, for what was not written would fail at each later flush.
+
+    The last one is Python's own, at its end, and makes the exit code 120.
+    """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
+        os.dup2(nothing, stream.fileno())
         os.close(nothing)
 
 
 def _print(lines: list[str]) -> None:
-    with contextlib.suppress(OSError, ValueError):  # stderr may be a pipe that nobody reads
+    try:
         # In one write, or the lines of several ranks get mixed.
         sys.stderr.write(redact_text("\n".join(lines)) + "\n")
         sys.stderr.flush()
+    except (OSError, ValueError):  # stderr may be a pipe that nobody reads
+        discard(sys.stderr)

@@ -23,7 +23,7 @@ from launch.start import QUEUED, hand_over, is_dry, start_of, write_files
 from trainers.compose import CONFIGS, LEAVES, choices, compose
 from trainers.config import Config
 from trainers.errors import ConfigError, RunError, StorageError
-from trainers.failures import discard_stdout, report, report_outcome
+from trainers.failures import discard, report, report_outcome
 from trainers.faults import parse
 from trainers.flags import FLAGS
 from trainers.redact import redact_logs
@@ -135,7 +135,7 @@ def main() -> None:
     try:
         sys.stdout.flush()
     except OSError:  # nobody may be reading any more
-        discard_stdout()
+        discard(sys.stdout)
     if rank is not None:
         # Exit handlers of a process group may wait for a dead member forever, and what an engine
         # keeps alive of the group in reference cycles aborts the interpreter at its end.

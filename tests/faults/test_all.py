@@ -198,10 +198,12 @@ def test_a_reader_that_went_away_stops_nothing(corpus: Path, tmp_path: Path) -> 
     assert len(losses(tmp_path / "run")) == 6
 
 
-# Starts its arguments with output into a pipe whose reader has gone.
+# Starts its arguments with output into a pipe whose reader has gone, and keeps what is written for
+# a while, as Python does if nobody says otherwise.
 PIPED = (
     "-c",
     "import os, subprocess, sys\n"
     "reader, writer = os.pipe(); os.close(reader)\n"
+    "os.environ.pop('PYTHONUNBUFFERED', None)\n"
     "sys.exit(subprocess.call([sys.executable, *sys.argv[1:]], stdout=writer, stderr=writer))",
 )

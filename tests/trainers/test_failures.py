@@ -181,3 +181,17 @@ def test_a_full_disk_below_stdout_is_told() -> None:
 def test_a_command_without_stdout_is_none_the_worse() -> None:
     script = SPEAKS + "sys.stdout = None; main(lambda: print(1))()"
     assert without_reader("-c", script) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "report(DataError('no text'), None, verbose=False); sys.exit(3)",
+        "say('a'); step('b').__enter__(); say('c'); sys.exit(3)",
+    ],
+)
+def test_a_stderr_that_nobody_reads_changes_no_exit_code(script: str) -> None:
+    """A preparation ended with it: what had not been written failed again at rich's next flush."""
+    imports = "from trainers.data.progress import say, step; from trainers.errors import DataError"
+    script = f"import os; os.dup2(1, 2); {SPEAKS}{imports}; {script}"
+    assert without_reader("-c", script) == (3, "")

@@ -3,10 +3,12 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.status import Status
+
+from trainers.failures import discard
 
 _BAR_WIDTH = 30  # characters
 
@@ -60,5 +62,7 @@ def step(title: str, unit: str = "", total: int = 0) -> Iterator[Step]:
 
 def say(text: str) -> None:
     """Print a line about the data; a reader of stderr who has gone away is no reason to stop."""
-    with suppress(OSError):
+    try:
         print(f"data: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)  # or rich, which flushes it too, ends the process

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from trainers.failures import discard_stdout
+from trainers.failures import discard
 
 _PIPE_COLUMNS = 200
 _MARKS = 11  # the last logs whose times tell how much is left
@@ -101,7 +101,7 @@ class Console:
             show()
         except (OSError, ValueError):  # a reader that went away, a full disk, a closed stream
             self._silent = True
-            discard_stdout()
+            discard(sys.stdout)
 
 
 def table_console() -> RichConsole:
@@ -123,7 +123,7 @@ def tell(*lines: str) -> None:
     try:
         _print("\n".join(lines))
     except (OSError, ValueError):
-        discard_stdout()
+        discard(sys.stdout)
 
 
 def _replace_unknown() -> None:
