@@ -24,6 +24,7 @@ from scripts.notes import of_fields, of_yaml
 from trainers import errors
 from trainers.compose import CONFIGS, choices
 from trainers.config import Config
+from trainers.failures import READER_GONE
 from trainers.finetuning import settings
 from trainers.limits import LIMITS, Limit, in_words
 from trainers.typed import fields_of
@@ -73,7 +74,11 @@ def _exit_codes() -> Iterator[str]:
     for kind in sorted(own, key=lambda kind: kind.exit_code):
         yield f"| {kind.exit_code} | {_cell(str(inspect.getdoc(kind)))} |"
     yield f"| {EXIT_CODES[signal.SIGINT]} | The same by Ctrl-C. |"
-    yield from ("| 137, 143 | Ended by SIGKILL; by a second signal, with nothing saved. |", "")
+    yield "| 137, 143 | Ended by SIGKILL; by a second signal, with nothing saved. |"
+    yield from (
+        f"| {READER_GONE} | Nobody reads what it prints any more, as after `\\| head`. |",
+        "",
+    )
 
 
 def _choices() -> Iterator[str]:

@@ -21,12 +21,16 @@ from scripts.reproduction.drive import drive, read_beside, read_results
 from scripts.reproduction.keep import keep
 from scripts.reproduction.plan import PLANS, Plan, chosen, read_plan
 from scripts.reproduction.tables import tables
+from trainers.failures import ends_with_reader
 
 
+@ends_with_reader
 def main(words: list[str] | None = None) -> int:
     options = _parse(words)
     try:
         return _run(options)
+    except BrokenPipeError:
+        raise  # nobody reads the table any more
     except (OSError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
