@@ -11,6 +11,7 @@
 # make reproduce-gpu   the same on one large GPU; in pieces: make reproduce-gpu ARGS="--minutes 9"
 # make clean        removes .venv and caches; runs/ stays
 # Other sizes and devices: make bench ARGS="--device cuda --out runs/bench/cuda.json"
+# What the paper does not compare: make reproduce-cpu ARGS=--beyond
 # More settings for the quickstart: make quickstart ARGS="optimizer=adamw run.dir=runs/adamw"
 PYTHON ?= python3
 VENV := .venv
