@@ -29,6 +29,7 @@ from scripts.reproduction.order import best_rate, missing_rates
 from scripts.reproduction.plan import Contestant, Plan, Task
 from trainers import durable
 from trainers.errors import NonFiniteError, RunError
+from trainers.failures import ends_with_reader
 from trainers.finetuning.questions import read_questions
 from trainers.finetuning.results import read_results, table
 from trainers.finetuning.settings import compose_finetune
@@ -60,6 +61,7 @@ class Comparison:
     out: Path
 
 
+@ends_with_reader
 def main(words: list[str] | None = None) -> int:
     options = _parse(words)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the fine-tuning too
@@ -67,6 +69,8 @@ def main(words: list[str] | None = None) -> int:
         comparison = prepare(options.words, options.out)
         chosen = [compare(comparison, contestant) for contestant in CONTESTANTS]
         print(table([read_results(comparison.out / c.name) for c in CONTESTANTS]), end="")
+    except BrokenPipeError:
+        raise  # nobody reads on
     except (OSError, RuntimeError, ValueError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

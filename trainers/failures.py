@@ -165,8 +165,9 @@ def discard(stream: TextIO) -> None:
     The last one is Python's own, at its end, and makes the exit code 120.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
+        place = stream.fileno()
         nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, stream.fileno())
+        os.dup2(nothing, place)
         os.close(nothing)
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import yaml
 
+from launch.local import ECHO
 from scripts.reproduction import outcome
 from scripts.reproduction.order import Results, Run, next_runs
 from scripts.reproduction.plan import Plan, Task
@@ -123,10 +123,14 @@ def _reached(metric: str, folder: Path, words: list[str]) -> float | None:
 
 
 def _steps(folder: Path) -> int | None:
-    """The steps of the run, as its settings have them; None where they are not kept."""
+    """The steps of the run, as its settings have them; None where these are not kept."""
     file = folder / "config.yaml"
-    told = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return (told.get("train") or {}).get("steps")  # type: ignore[no-any-return]
+    if not file.is_file():
+        return None
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))["train"]["steps"]  # type: ignore[no-any-return]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} does not tell train.steps: {error}") from error
 
 
 def _start(plan: Plan, out: Path, run: Run) -> subprocess.Popen[bytes]:
@@ -166,24 +170,42 @@ def _finish(plan: Plan, out: Path, run: Run, code: int) -> float | None:
 def _stop(plan: Plan, out: Path, running: dict[Run, subprocess.Popen[bytes]]) -> None:
     """Ask the runs to save and to leave: the same command goes on with them.
 
-    Who is interrupted while they save ends them at once: they go on from the checkpoint before.
+    Who asks again while they save, and not at once, ends them: they go on from the checkpoint
+    before.
     """
-    for process in running.values():
-        process.send_signal(signal.SIGTERM)
-    try:
-        for run, process in running.items():
-            code = process.wait()
-            if code in FINAL_CODES:  # it was at its end
-                _finish(plan, out, run, code)
-            elif code == StoppedError.exit_code:
-                print(f"saved  {_name(run)}")
-            else:
-                print(f"{_name(run)} ended with {code}", file=sys.stderr)
-    except KeyboardInterrupt:
-        for process in running.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        raise
+    since = time.monotonic()
+    asked: set[Run] = set()
+    while True:
+        try:
+            alive = [run for run, process in running.items() if process.poll() is None]
+            if not alive:
+                break
+            for run in alive:
+                if run not in asked:
+                    running[run].send_signal(signal.SIGTERM)
+                    asked.add(run)
+            time.sleep(POLL)
+        except KeyboardInterrupt:
+            if time.monotonic() - since <= ECHO:  # the same request, from a shell or make too
+                continue
+            for process in running.values():
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+            raise
+    for run, process in running.items():
+        try:
+            _tell_stopped(plan, out, run, process.returncode)
+        except (OSError, ValueError) as error:
+            print(f"{_name(run)}: {error}", file=sys.stderr)
+
+
+def _tell_stopped(plan: Plan, out: Path, run: Run, code: int) -> None:
+    if code in FINAL_CODES:  # it was at its end
+        _finish(plan, out, run, code)
+    elif code == StoppedError.exit_code:
+        print(f"saved  {_name(run)}")
+    else:
+        print(f"{_name(run)} ended with {code}", file=sys.stderr)
 
 
 def _name(run: Run) -> str:

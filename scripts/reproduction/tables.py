@@ -56,7 +56,7 @@ def _row(
         if task.beside:
             also = [value for run in runs if (value := beside[run]) is not None]
             spread = f"{statistics.stdev(also):.3f}" if len(also) > 1 else "-"
-            yield f"{statistics.mean(also):.3f}, {spread}"
+            yield f"{statistics.mean(also):.3f}, {spread}" if also else "-"
     yield ", ".join(
         f"{_rate(plan, contestant, rate)}: {'diverged' if value is None else _value(task, value)}"
         for rate, value in tried.items()

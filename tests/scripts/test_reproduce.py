@@ -245,12 +245,14 @@ def test_what_is_kept_has_no_weights(tmp_path, capsys):
         '{"step": 1, "eval/mlm_accuracy": 0.25, "eval/mlm_loss": 5}\n'
     )
     (folder / "ledger.json").write_text(json.dumps({"state_bytes": 7, "params": [1, 2]}))
-    (folder / "config.yaml").write_text(f"cache_dir: {Path.home()}/.cache/came\n")
+    (folder / "config.yaml").write_text(
+        f"train: {{steps: 1}}\ncache_dir: {Path.home()}/.cache/came\n"
+    )
     starts = [{"host": "a", "platform": "b", "commit": "c"}]
     (folder / "provenance.json").write_text(json.dumps({"starts": starts}))
     assert reproduce.main(["cpu", "--out", str(out), "--keep", str(kept)]) == 0
     assert (kept / "bert_small_batch/came/lr+0_seed0/config.yaml").read_text() == (
-        "cache_dir: ~/.cache/came\n"  # nothing that tells of a machine
+        "train: {steps: 1}\ncache_dir: ~/.cache/came\n"  # nothing that tells of a machine
     )
     told = json.loads((kept / "bert_small_batch/came/lr+0_seed0/provenance.json").read_text())
     assert told == {"starts": [{"commit": "c"}]}

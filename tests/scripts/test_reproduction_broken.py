@@ -1,5 +1,6 @@
 """Runs of a plan that came to a bad end, broken files, and commands that would break some."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.local import ECHO
 from scripts import reproduce
 from scripts.reproduction import drive
 from scripts.reproduction.order import Run
@@ -45,6 +47,13 @@ def test_a_lost_last_evaluation_is_not_replaced_by_the_one_before(tmp_path):
     with pytest.raises(
         ValueError, match=r"lr\+0_seed0/metrics.jsonl ends at step 1 of 2: .*remove"
     ):
+        drive.read_results(PLAN, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "train: {", "train: {lr: 1}"])
+def test_broken_settings_are_told_by_their_file(content, tmp_path):
+    (finished(tmp_path) / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"seed0/config.yaml does not tell train.steps: "):
         drive.read_results(PLAN, tmp_path)
 
 
@@ -146,17 +155,47 @@ def test_a_second_interrupt_leaves_no_run_behind(tmp_path, monkeypatch):
         for name in ("begun", "saving"):
             while not list(tmp_path.rglob(name)):
                 time.sleep(0.01)
+            time.sleep(1.5 * ECHO)  # a request that is no echo
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     threading.Thread(target=stop, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         drive.drive(dataclasses.replace(PLAN, jobs=1), tmp_path)
     (begun,) = tmp_path.rglob("begun")
-    with pytest.raises(ChildProcessError):  # it has ended and was waited for
-        while os.waitpid(int(begun.read_text()), os.WNOHANG) == (0, 0):
-            time.sleep(0.01)
-        os.waitpid(int(begun.read_text()), 0)
+    with contextlib.suppress(ChildProcessError):  # waited for before
+        assert os.waitpid(int(begun.read_text()), 0)[1] == signal.SIGKILL
     assert drive.read_results(PLAN, tmp_path) == {}
+
+
+def test_the_same_request_twice_lets_the_runs_save(tmp_path, monkeypatch, capsys):
+    """make hands on to its command what reaches this too, from a terminal or a service."""
+    trainer(
+        """
+        import signal, sys, time
+        from pathlib import Path
+        words = dict(word.split("=", 1) for word in sys.argv[1:])
+        def save(*_):
+            Path(words["run.dir"], "saving").touch()
+            time.sleep(0.5)
+            sys.exit(75)
+        signal.signal(signal.SIGTERM, save)
+        Path(words["run.dir"], "begun").touch()
+        time.sleep(60)
+        """,
+        monkeypatch,
+    )
+
+    def stop() -> None:
+        for name in ("begun", "saving"):
+            while not list(tmp_path.rglob(name)):
+                time.sleep(0.01)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    threading.Thread(target=stop, daemon=True).start()
+    monkeypatch.setattr(drive, "ECHO", 60.0)  # however slow the machine is
+    with pytest.raises(KeyboardInterrupt):
+        drive.drive(dataclasses.replace(PLAN, jobs=1), tmp_path)
+    assert "saved  t  came  rate +0  seed 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1"])

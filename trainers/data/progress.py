@@ -64,5 +64,7 @@ def say(text: str) -> None:
     """Print a line about the data; a reader of stderr who has gone away is no reason to stop."""
     try:
         print(f"data: {text}", file=sys.stderr, flush=True)
-    except OSError:
+    except BrokenPipeError:
         discard(sys.stderr)  # or rich, which flushes it too, ends the process
+    except OSError:
+        pass  # a full disk, under a log: a later line may find room

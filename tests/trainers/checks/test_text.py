@@ -33,7 +33,8 @@ def test_text_that_is_prepared_is_counted(tmp_path: Path) -> None:
     assert 1 < after.details["passes"] < 100 and "WARNING" not in after.text
     long = text.check_text(replace(config, train=replace(config.train, steps=16_000)), words)
     assert long.is_green and "times: WARNING, beyond 100" in long.text
-    assert text.check_text(config, words).details["passes"] == pytest.approx(about, rel=1)
+    # A vocabulary this small has tokens of less than four bytes: the text is longer than estimated.
+    assert about / 4 < text.check_text(config, words).details["passes"] < about
     many = replace(config, batch=replace(config.batch, global_size=10**6))
     few = text.check_text(many, words)
     assert (few.is_green, few.exit_code) == (False, 3) and "smaller batch.global_size" in few.text
