@@ -102,9 +102,9 @@ def _groups(runs: Sequence[Run]) -> tuple[Group, ...]:
         optimizer = some[0].optimizer
         alike = [one for one in settings if one.get("optimizer.name") == optimizer]
         inside = [key for key in differing(alike) if _is_news(key, own.get(key), alike)]
-        # The learning rate last: where a label is cut, the kind of optimizer is still told.
-        inside.sort(key=lambda key: key == _RATE)
-        told = {key: own.get(key) for key in dict.fromkeys([*inside, *between])}
+        # The learning rate last: where a label is cut, it is what is kept.
+        keys = sorted(dict.fromkeys([*inside, *between]), key=lambda key: key == _RATE)
+        told = {key: own.get(key) for key in keys}
         name = OPTIMIZERS.get(optimizer, optimizer or "no optimizer named")
         label = ", ".join([name, *(_words(key, value) for key, value in told.items())])
         place = sum(group.optimizer == optimizer for group in groups)
@@ -127,6 +127,7 @@ _WORDS = {
     "optimizer.momentum": "momentum",
     "objective.sequence_length": "length",
     "zero.stage": "ZeRO",
+    "runtime.dtype": "",  # its values are known by name
 }
 
 
@@ -134,7 +135,7 @@ def _words(key: str, value: Any) -> str:
     """A setting in few words: the name alone of what is switched on."""
     if isinstance(value, bool):
         return _short(key) if value else f"no {_short(key)}"
-    return f"{_short(key)} {value}"
+    return f"{_short(key)} {value}".lstrip()
 
 
 def _short(key: str) -> str:

@@ -37,8 +37,8 @@ def test_labels_tell_what_differs_and_no_more(tmp_path: Path) -> None:
     )
     (section,) = sort_runs(runs)
     assert [group.label for group in section.groups] == [
-        "CAME, lr 0.0003, batch 32",
-        "CAME, lr 0.001, batch 32",
+        "CAME, batch 32, lr 0.0003",
+        "CAME, batch 32, lr 0.001",
         "AdamW, batch 64",
     ]
     assert [group.place for group in section.groups] == [0, 1, 0]
