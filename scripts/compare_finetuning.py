@@ -64,7 +64,8 @@ class Comparison:
 @ends_with_reader
 def main(words: list[str] | None = None) -> int:
     options = _parse(words)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the fine-tuning too
+    for signum in (signal.SIGINT, signal.SIGTERM):  # also in the background; the fine-tuning too
+        signal.signal(signum, signal.default_int_handler)
     try:
         comparison = prepare(options.words, options.out)
         chosen = [compare(comparison, contestant) for contestant in CONTESTANTS]

@@ -196,12 +196,14 @@ def test_a_signal_ends_it_in_words(signum, glue, monkeypatch, capsys):
             time.sleep(0.01)
         signal.pthread_kill(threading.main_thread().ident, signum)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in the background
     threading.Thread(target=stop, daemon=True).start()
     try:
         assert run(glue) == 130
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert capsys.readouterr().err == "stopped: the same command goes on\n"
     with contextlib.suppress(ChildProcessError):  # waited for before
         assert os.waitpid(int(begun.read_text()), 0)[1] == signal.SIGKILL

@@ -34,6 +34,14 @@ def finished(out: Path, name: str = "lr+0_seed0") -> Path:
     return folder
 
 
+@pytest.fixture
+def interrupts():
+    """SIGINT raises, as `reproduce.main` has it, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def trainer(code: str, monkeypatch) -> None:
     monkeypatch.setattr(drive, "POLL", 0.02)
     monkeypatch.setattr(drive, "TRAIN", (sys.executable, "-c", textwrap.dedent(code)))
@@ -107,6 +115,7 @@ def test_a_table_of_a_try_says_so(tmp_path):
     assert "### A task\n" in tables(PLAN, {}, {})
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_a_run_that_ends_while_it_is_to_stop_is_done(tmp_path, monkeypatch, capsys):
     trainer(
         f"""
@@ -136,6 +145,7 @@ def test_a_run_that_ends_while_it_is_to_stop_is_done(tmp_path, monkeypatch, caps
     assert drive.read_results(one, tmp_path) == {FIRST: 2.5}
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_a_second_interrupt_leaves_no_run_behind(tmp_path, monkeypatch):
     trainer(
         """
@@ -167,6 +177,7 @@ def test_a_second_interrupt_leaves_no_run_behind(tmp_path, monkeypatch):
     assert drive.read_results(PLAN, tmp_path) == {}
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_the_same_request_twice_lets_the_runs_save(tmp_path, monkeypatch, capsys):
     """make hands on to its command what reaches this too, from a terminal or a service."""
     trainer(
